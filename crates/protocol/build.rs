@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         // openraft wants its response type to be serializable.
-        .type_attribute("evenkeel.internal.v1.Outcome", serde)
-        .type_attribute("evenkeel.v1.BatchResult", serde)
+        .type_attribute(".evenkeel.internal.v1.Outcome", serde)
+        .type_attribute(".evenkeel.v1.BatchResult", serde)
         .compile_fds(descriptors)?;
     Ok(())
 }
