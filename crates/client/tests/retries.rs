@@ -1,5 +1,6 @@
 //! The client against a gateway that misbehaves as told.
 
+#![allow(clippy::unwrap_used)]
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
