@@ -1,6 +1,7 @@
 //! The client against a gateway that misbehaves as told.
 
 #![allow(clippy::unwrap_used)]
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,13 +16,16 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+/// What one watch delivers, to its end.
+type Script = Vec<Result<WatchResponse, Status>>;
+
 /// Fails as scripted, then succeeds; remembers what it was sent.
 #[derive(Clone, Default)]
 struct Gateway {
     failures: Arc<Mutex<VecDeque<Status>>>,
     puts: Arc<Mutex<Vec<PutRequest>>>,
     watches: Arc<Mutex<Vec<WatchRequest>>>,
-    streams: Arc<Mutex<VecDeque<Vec<Result<WatchResponse, Status>>>>>,
+    streams: Arc<Mutex<VecDeque<Script>>>,
 }
 
 type Changes = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
