@@ -1,0 +1,452 @@
+//! When a replica stands for election. Pure: every event carries its time, nothing here reads a clock.
+//!
+//! openraft's own election timer is off; this schedule decides who stands, openraft (with pre-vote) decides who
+//! wins. One schedule per broker watches all its replicas. A replica that heard nothing for
+//! `lease + rank × stagger` stands; rank 0 has the highest priority, so a partition's replicas stand one after
+//! another, best first, while each gives the one before it `stagger` to win. A replica that stood and heard
+//! nothing since stands again after `retry + rank × stagger`: ranks never stand at the same time.
+//! [`Order::Jitter`] replaces `rank × stagger` by a random delay, for clusters with priority election off.
+//!
+//! Cost: [`heard`](ElectionSchedule::heard), called for each heartbeat, stores an instant. The heap keeps one
+//! live entry per group, which is put right when it comes up: per group one push and one pop per lease.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::{Duration, Instant};
+
+/// Number of a Raft group: a partition's id, or 0 for the system group.
+pub type GroupId = u32;
+
+/// How long each lower rank leaves a new group to the ranks above before it founds the group itself.
+pub const INITIALIZE_STAGGER: Duration = Duration::from_secs(2);
+
+/// With [`Order::Jitter`], delays are spread over this many staggers.
+pub const JITTER_STAGGERS_MAX: u32 = 10;
+
+/// Shorter retry intervals are raised to this.
+pub const RETRY_MIN: Duration = Duration::from_millis(1);
+
+/// The intervals that the schedule works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElectionTimes {
+    /// How long a leader is trusted after it was last heard.
+    pub lease: Duration,
+    /// How much longer each lower rank waits than the one above.
+    pub stagger: Duration,
+    /// How long a candidacy may stay without result before the replica stands again.
+    pub retry: Duration,
+}
+
+/// What keeps the replicas of a group from standing at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Priority election: the better the rank, the sooner.
+    ByRank,
+    /// All replicas are equal; a random delay, new for each attempt, keeps them apart.
+    Jitter {
+        /// Must differ between brokers. The same seed gives the same delays.
+        seed: u64,
+    },
+}
+
+/// What a group should do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Stand for election.
+    Stand,
+    /// Found the group with its whole replica set; harmless when another replica was faster.
+    Initialize,
+}
+
+/// A group whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which group.
+    pub group: GroupId,
+    /// What to do.
+    pub action: Action,
+}
+
+/// From when on a group waits, and for what.
+#[derive(Clone, Copy, Debug)]
+enum Waiting {
+    /// For the group to be founded, since then.
+    ForFounding(Instant),
+    /// For the leader to be heard again, since then.
+    ForLeader(Instant),
+    /// For its own candidacy, since then.
+    ForVotes(Instant),
+    /// For nothing: it leads.
+    Leading,
+}
+
+#[derive(Debug)]
+struct Group {
+    rank: u32,
+    waiting: Waiting,
+    /// A leadership transfer is under way: do not stand before then.
+    quiet_until: Option<Instant>,
+    /// How often it stood; makes each jitter a new one.
+    attempts: u64,
+    /// Deadline of the group's live heap entry; never later than the real one.
+    queued: Option<Instant>,
+}
+
+/// Watches a broker's replicas and says which should stand, and when to look again.
+#[derive(Debug)]
+pub struct ElectionSchedule {
+    times: ElectionTimes,
+    order: Order,
+    groups: HashMap<GroupId, Group>,
+    heap: BinaryHeap<Reverse<(Instant, GroupId)>>,
+}
+
+impl ElectionSchedule {
+    /// A schedule without groups.
+    #[must_use]
+    pub fn new(times: ElectionTimes, order: Order) -> Self {
+        // With no time between attempts, a group would be due for ever at one instant.
+        let times = ElectionTimes { retry: times.retry.max(RETRY_MIN), ..times };
+        Self { times, order, groups: HashMap::new(), heap: BinaryHeap::new() }
+    }
+
+    /// Starts to watch a replica of `rank` in `group`; `initialized` tells whether the group was ever founded, as
+    /// far as this replica's disk knows. One that was not is founded by rank 0 at once, and by rank r after
+    /// r × [`INITIALIZE_STAGGER`] if it heard nothing until then.
+    pub fn add(&mut self, group: GroupId, rank: u32, initialized: bool, now: Instant) {
+        let waiting = if initialized { Waiting::ForLeader(now) } else { Waiting::ForFounding(now) };
+        self.groups.insert(group, Group { rank, waiting, quiet_until: None, attempts: 0, queued: None });
+        self.reschedule(group);
+    }
+
+    /// Forgets a group.
+    pub fn remove(&mut self, group: GroupId) {
+        self.groups.remove(&group);
+    }
+
+    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. Also proves that
+    /// the group was founded.
+    pub fn heard(&mut self, group: GroupId, now: Instant) {
+        self.update(group, |g| match g.waiting {
+            Waiting::Leading => {}
+            Waiting::ForLeader(since) => g.waiting = Waiting::ForLeader(since.max(now)),
+            Waiting::ForFounding(_) | Waiting::ForVotes(_) => g.waiting = Waiting::ForLeader(now),
+        });
+    }
+
+    /// The group was founded here; its first election is under way.
+    pub fn initialized(&mut self, group: GroupId, now: Instant) {
+        self.update(group, |g| {
+            if matches!(g.waiting, Waiting::ForFounding(_)) {
+                g.waiting = Waiting::ForVotes(now);
+            }
+        });
+    }
+
+    /// This replica leads the group now, or leads it no longer.
+    pub fn leading(&mut self, group: GroupId, leads: bool, now: Instant) {
+        self.update(group, |g| match (leads, g.waiting) {
+            (true, _) => g.waiting = Waiting::Leading,
+            (false, Waiting::Leading) => g.waiting = Waiting::ForLeader(now),
+            (false, _) => {}
+        });
+    }
+
+    /// This replica stood for election for another reason than [`due`](Self::due), say as a transfer's target.
+    pub fn stood(&mut self, group: GroupId, now: Instant) {
+        self.update(group, |g| {
+            if !matches!(g.waiting, Waiting::Leading) {
+                g.waiting = Waiting::ForVotes(now);
+                g.attempts += 1;
+            }
+        });
+    }
+
+    /// A leadership transfer is under way, during which leaders are silent: stand no earlier than `until`, or
+    /// with `None` as usual again. Always bounded, so a lost end of a transfer mutes nobody.
+    pub fn quiet(&mut self, group: GroupId, until: Option<Instant>) {
+        self.update(group, |g| g.quiet_until = until);
+    }
+
+    /// What is due at `now`, earliest first. Each group is named once and counts as having stood (or founded)
+    /// at `now`; it is due again after the retry interval if nothing is heard.
+    pub fn due(&mut self, now: Instant) -> Vec<Due> {
+        let mut due = Vec::new();
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let Some(Reverse((_, group))) = self.heap.pop() else { break };
+            let Some(g) = self.groups.get_mut(&group) else { continue };
+            g.queued = None;
+            g.attempts += 1;
+            let action = match g.waiting {
+                Waiting::ForFounding(_) => {
+                    // Other ranks come up in between; when this one's turn comes again it is `rank` later still.
+                    g.waiting = Waiting::ForFounding(now + INITIALIZE_STAGGER);
+                    Action::Initialize
+                }
+                Waiting::ForLeader(_) | Waiting::ForVotes(_) => {
+                    g.waiting = Waiting::ForVotes(now);
+                    Action::Stand
+                }
+                // Has no deadline, so it never comes up.
+                Waiting::Leading => continue,
+            };
+            due.push(Due { group, action });
+            self.reschedule(group);
+        }
+        due
+    }
+
+    /// When [`due`](Self::due) next has something to say, if no event comes before; `None` when never.
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        loop {
+            let Reverse((at, group)) = *self.heap.peek()?;
+            let real = match self.groups.get(&group) {
+                Some(g) if g.queued == Some(at) => self.deadline(group, g),
+                // Removed, or superseded by an earlier entry.
+                _ => {
+                    self.heap.pop();
+                    continue;
+                }
+            };
+            if real == Some(at) {
+                return real;
+            }
+            self.heap.pop();
+            if let Some(g) = self.groups.get_mut(&group) {
+                g.queued = real;
+            }
+            if let Some(real) = real {
+                self.heap.push(Reverse((real, group)));
+            }
+        }
+    }
+
+    fn update(&mut self, group: GroupId, change: impl FnOnce(&mut Group)) {
+        if let Some(g) = self.groups.get_mut(&group) {
+            change(g);
+            self.reschedule(group);
+        }
+    }
+
+    /// Queues the group when its deadline is earlier than its heap entry; later ones are put right on the way out.
+    fn reschedule(&mut self, group: GroupId) {
+        let Some(g) = self.groups.get(&group) else { return };
+        let Some(deadline) = self.deadline(group, g) else { return };
+        if g.queued.is_some_and(|queued| queued <= deadline) {
+            return;
+        }
+        self.heap.push(Reverse((deadline, group)));
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.queued = Some(deadline);
+        }
+    }
+
+    fn deadline(&self, group: GroupId, g: &Group) -> Option<Instant> {
+        let deadline = match g.waiting {
+            // By rank in either order: founding is no contest, somebody just has to go first.
+            Waiting::ForFounding(since) => since + INITIALIZE_STAGGER * g.rank,
+            Waiting::ForLeader(since) => since + self.times.lease + self.handicap(group, g),
+            Waiting::ForVotes(since) => since + self.times.retry + self.handicap(group, g),
+            Waiting::Leading => return None,
+        };
+        Some(g.quiet_until.map_or(deadline, |until| deadline.max(until + self.handicap(group, g))))
+    }
+
+    fn handicap(&self, group: GroupId, g: &Group) -> Duration {
+        match self.order {
+            Order::ByRank => self.times.stagger * g.rank,
+            Order::Jitter { seed } => {
+                let steps = u64::from(JITTER_STAGGERS_MAX) * 1000;
+                let step = mix(seed ^ mix(u64::from(group) ^ mix(g.attempts))) % steps;
+                self.times.stagger * step as u32 / 1000
+            }
+        }
+    }
+}
+
+/// SplitMix64's finalizer: spreads every bit of `x` over all bits of the result.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TIMES: ElectionTimes = ElectionTimes {
+        lease: Duration::from_millis(500),
+        stagger: Duration::from_millis(50),
+        retry: Duration::from_millis(500),
+    };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_heap_stays_small_however_many_heartbeats_come() {
+        let start = Instant::now();
+        let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+        for group in 1..=100 {
+            schedule.add(group, group % 3, true, start);
+        }
+        for beat in 0..1000 {
+            for group in 1..=100 {
+                schedule.heard(group, start + ms(beat));
+            }
+        }
+        assert_eq!(schedule.heap.len(), 100);
+        assert_eq!(schedule.next_deadline(), Some(start + ms(999 + 500)));
+    }
+
+    #[test]
+    fn an_older_sign_of_life_does_not_move_the_deadline_back() {
+        let start = Instant::now();
+        let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+        schedule.add(1, 0, true, start);
+        schedule.heard(1, start + ms(300));
+        schedule.heard(1, start + ms(200));
+        assert_eq!(schedule.next_deadline(), Some(start + ms(800)));
+    }
+
+    #[test]
+    fn a_removed_group_is_never_due() {
+        let start = Instant::now();
+        let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+        schedule.add(1, 0, true, start);
+        schedule.remove(1);
+        assert_eq!((schedule.due(start + ms(10_000)), schedule.next_deadline()), (vec![], None));
+    }
+
+    #[test]
+    fn a_group_that_was_not_added_is_ignored() {
+        let start = Instant::now();
+        let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+        schedule.heard(5, start);
+        schedule.leading(5, false, start);
+        schedule.stood(5, start);
+        assert_eq!(schedule.next_deadline(), None);
+    }
+
+    #[test]
+    fn with_jitter_the_same_seed_gives_the_same_delays_and_attempts_differ() {
+        let start = Instant::now();
+        let delays = |seed: u64| {
+            let mut schedule = ElectionSchedule::new(TIMES, Order::Jitter { seed });
+            schedule.add(1, 0, true, start);
+            let mut at = start;
+            let mut delays = Vec::new();
+            for _ in 0..5 {
+                let next = schedule.next_deadline().unwrap();
+                delays.push(next - at);
+                assert_eq!(schedule.due(next).len(), 1);
+                at = next;
+            }
+            delays
+        };
+        let first = delays(1);
+        assert_eq!(first, delays(1));
+        assert_ne!(first, delays(2));
+        assert!(first.windows(2).any(|pair| pair[0] != pair[1]));
+        let longest = TIMES.lease + TIMES.stagger * JITTER_STAGGERS_MAX;
+        assert!(first.iter().all(|delay| (TIMES.lease..longest).contains(delay)), "{first:?}");
+    }
+
+    #[test]
+    fn unanswered_candidacies_repeat_after_the_retry_interval_plus_the_ranks_stagger() {
+        let start = Instant::now();
+        for rank in 0..7 {
+            let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+            schedule.add(1, rank, true, start);
+            for round in 1..=4 {
+                let next = schedule.next_deadline().unwrap();
+                assert_eq!(next, start + (TIMES.lease + TIMES.stagger * rank) * round);
+                assert_eq!(schedule.due(next), [Due { group: 1, action: Action::Stand }]);
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Heard(u32),
+        Leading(u32, bool),
+        Stood(u32),
+        Quiet(u32, Option<u64>),
+        Due,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+        let event = prop_oneof![
+            (1u32..=4).prop_map(Event::Heard),
+            (1u32..=4, any::<bool>()).prop_map(|(g, leads)| Event::Leading(g, leads)),
+            (1u32..=4).prop_map(Event::Stood),
+            (1u32..=4, proptest::option::of(0u64..2000)).prop_map(|(g, until)| Event::Quiet(g, until)),
+            Just(Event::Due),
+        ];
+        proptest::collection::vec((0u64..400, event), 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// All replicas heard the leader last at the same instant; the dead ones are silent.
+        #[test]
+        fn when_everyone_is_silent_the_best_ranked_alive_stands_first_and_alone(
+            alive in proptest::collection::btree_set(0u32..7, 1..=7),
+        ) {
+            let start = Instant::now();
+            let mut schedules: Vec<_> = alive
+                .iter()
+                .map(|rank| {
+                    let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+                    schedule.add(1, *rank, true, start);
+                    (*rank, schedule)
+                })
+                .collect();
+            let first = schedules.iter_mut().map(|(_, s)| s.next_deadline().unwrap()).min().unwrap();
+            let stands = |(rank, schedule): &mut (u32, ElectionSchedule)| {
+                (!schedule.due(first).is_empty()).then_some(*rank)
+            };
+            let standing: Vec<u32> = schedules.iter_mut().filter_map(stands).collect();
+            prop_assert_eq!(standing, vec![*alive.first().unwrap()]);
+        }
+
+        /// The lazily kept heap says what a plain scan over all groups would say.
+        #[test]
+        fn the_heap_agrees_with_a_scan_of_all_groups(events in events()) {
+            let start = Instant::now();
+            let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+            for group in 1..=4 {
+                schedule.add(group, group % 3, group != 4, start);
+            }
+            let mut now = start;
+            for (wait, event) in events {
+                now += ms(wait);
+                match event {
+                    Event::Heard(g) => schedule.heard(g, now),
+                    Event::Leading(g, leads) => schedule.leading(g, leads, now),
+                    Event::Stood(g) => schedule.stood(g, now),
+                    Event::Quiet(g, until) => schedule.quiet(g, until.map(|until| now + ms(until))),
+                    Event::Due => {
+                        let overdue = |(id, g): (&u32, &Group)| {
+                            schedule.deadline(*id, g).is_some_and(|at| at <= now).then_some(*id)
+                        };
+                        let mut expected: Vec<u32> = schedule.groups.iter().filter_map(overdue).collect();
+                        let mut due: Vec<u32> = schedule.due(now).iter().map(|d| d.group).collect();
+                        expected.sort_unstable();
+                        due.sort_unstable();
+                        prop_assert_eq!(due, expected);
+                    }
+                }
+                let earliest =
+                    schedule.groups.iter().filter_map(|(id, g)| schedule.deadline(*id, g)).min();
+                prop_assert_eq!(schedule.next_deadline(), earliest);
+            }
+        }
+    }
+}
