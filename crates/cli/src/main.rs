@@ -1,0 +1,107 @@
+//! `evenkeel`, the one binary: brokers and gateways, a development cluster, and the operator's commands.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
+//! configuration, 3 the cluster cannot be reached or refused; `rebalance` adds 6 and 7.
+
+mod child_process;
+mod connection;
+mod delete;
+mod dev;
+mod free_ports;
+mod get;
+mod list;
+mod local_cluster;
+mod outcome;
+mod put;
+mod record_output;
+mod signals;
+mod tables;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::connection::Connection;
+use crate::outcome::{Failure, note};
+
+/// Keyed records in partitions that stay evenly led.
+#[derive(Debug, Parser)]
+#[command(
+    name = "evenkeel",
+    version,
+    max_term_width = 110,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a cluster on this machine until Ctrl-C
+    Dev(dev::DevArgs),
+    /// Write a record
+    Put(put::PutArgs),
+    /// Read a record
+    Get(get::GetArgs),
+    /// Delete a record
+    Delete(delete::DeleteArgs),
+    /// List records in key order
+    List(list::ListArgs),
+    /// Print changes as they happen
+    Watch(watch::WatchArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(1, format!("cannot start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            note(format_args!("error: {failure}"));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let connection = &cli.connection;
+    match cli.command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Put(args) => put::run(args, connection).await,
+        Command::Get(args) => get::run(args, connection).await,
+        Command::Delete(args) => delete::run(args, connection).await,
+        Command::List(args) => list::run(args, connection).await,
+        Command::Watch(args) => watch::run(args, connection).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn where_the_cluster_is_can_be_said_before_or_after_the_command() {
+        for words in
+            [["evenkeel", "--gateway", "a:1", "get", "k"], ["evenkeel", "get", "k", "--gateway", "a:1"]]
+        {
+            assert_eq!(Cli::parse_from(words).connection.gateway, ["a:1"]);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How a command ends: exit codes, and the one line on standard error that explains a failure.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use evenkeel_client::ClientError;
+
+/// Wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 2;
+/// The cluster, or the way to it, is down, or it refused.
+pub const EXIT_UNREACHABLE: u8 = 3;
+/// A rebalance ran, and some transfers failed.
+pub const EXIT_TRANSFERS_FAILED: u8 = 6;
+/// A rebalance is already under way.
+pub const EXIT_ALREADY_ACTIVE: u8 = 7;
+
+/// A command's failure: its exit code and what to tell the person.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(EXIT_USAGE, message)
+    }
+
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(EXIT_UNREACHABLE, message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(1, format!("{error:#}"))
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::BadAddress { .. } => EXIT_USAGE,
+            error if error.is_unreachable() => EXIT_UNREACHABLE,
+            _ => 1,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(1, error.to_string())
+    }
+}
+
+/// Writes data to standard output. A reader that went away (`| head`) is no failure: the command just ends.
+pub fn print(text: impl fmt::Display) -> Result<(), Failure> {
+    write_out(&format!("{text}\n").into_bytes())
+}
+
+/// Writes bytes to standard output as they are.
+pub fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|error| Failure::new(1, format!("standard output: {error}"))),
+    }
+}
+
+/// Tells the person something that is not data.
+pub fn note(text: impl fmt::Display) {
+    // Nobody to tell is no reason to stop.
+    let _ = writeln!(io::stderr(), "{text}");
+}
