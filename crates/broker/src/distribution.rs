@@ -77,7 +77,9 @@ pub enum DistributionError {
     #[error("partitioning.fixed: partition_id = {0} appears twice; remove one of the entries")]
     PartitionTwice(PartitionId),
     /// A partition without an entry.
-    #[error("partitioning.fixed: partition {0} has no entry; add [[partitioning.fixed]] with partition_id = {0}")]
+    #[error(
+        "partitioning.fixed: partition {0} has no entry; add [[partitioning.fixed]] with partition_id = {0}"
+    )]
     PartitionMissing(PartitionId),
     /// A replica on a broker that is not part of the cluster.
     #[error(
@@ -93,7 +95,9 @@ pub enum DistributionError {
         brokers: usize,
     },
     /// The same broker twice.
-    #[error("partition {partition}: node {node} is listed twice; list each broker once in [[partitioning.fixed]]")]
+    #[error(
+        "partition {partition}: node {node} is listed twice; list each broker once in [[partitioning.fixed]]"
+    )]
     NodeTwice {
         /// Where it is named.
         partition: PartitionId,
@@ -171,7 +175,8 @@ impl Distribution {
         let n = ring.len();
         let replicas = (0..partitions as usize)
             .map(|index| {
-                let offsets = std::iter::once(0).chain(follower_offsets(index / n, replication_factor as usize));
+                let offsets =
+                    std::iter::once(0).chain(follower_offsets(index / n, replication_factor as usize));
                 let priorities = (1..=replication_factor).rev();
                 offsets
                     .zip(priorities)
@@ -397,7 +402,10 @@ mod tests {
         assert_eq!(d.primary(PartitionId(4)), Some(NodeId(3)));
         assert_eq!(d.priority(PartitionId(4), NodeId(4)), Some(Priority(2)));
         assert_eq!(d.rank_of(PartitionId(4), NodeId(0)), Some(2));
-        assert_eq!((d.rank_of(PartitionId(4), NodeId(1)), d.priority(PartitionId(4), NodeId(1))), (None, None));
+        assert_eq!(
+            (d.rank_of(PartitionId(4), NodeId(1)), d.priority(PartitionId(4), NodeId(1))),
+            (None, None)
+        );
         assert_eq!(d.partitions_of(NodeId(0)).collect::<Vec<_>>(), [1, 4, 5].map(PartitionId));
         for outside in [0, 6] {
             assert!(d.replicas(PartitionId(outside)).is_empty());
@@ -405,7 +413,10 @@ mod tests {
         }
     }
 
-    fn fixed(entries: &[(u32, &[(u64, Option<u32>)])]) -> Vec<FixedPartition> {
+    /// Partition and its nodes with their priorities.
+    type Entries<'a> = &'a [(u32, &'a [(u64, Option<u32>)])];
+
+    fn fixed(entries: Entries<'_>) -> Vec<FixedPartition> {
         let entry = |(p, nodes): &(u32, &[(u64, Option<u32>)])| FixedPartition {
             partition: PartitionId(*p),
             nodes: nodes.iter().map(|(n, priority)| (NodeId(*n), priority.map(Priority))).collect(),
@@ -445,7 +456,6 @@ mod tests {
 
     #[test]
     fn faulty_fixed_distributions_are_refused_with_place_value_and_remedy() {
-        type Entries<'a> = &'a [(u32, &'a [(u64, Option<u32>)])];
         let good: &[(u64, Option<u32>)] = &[(0, Some(2)), (1, Some(1))];
         let cases: [(Entries<'_>, &str); 8] = [
             (&[(1, good)], "partitioning.fixed: partition 2 has no entry; add"),
@@ -458,7 +468,8 @@ mod tests {
             (&[(1, &[(0, Some(0)), (1, Some(1))])], "partition 1: node 0 has priority 0; give it 1 or more"),
         ];
         for (entries, message) in cases {
-            let refused = Distribution::fixed(&nodes(3), 2, 2, &fixed(entries), true).unwrap_err().to_string();
+            let refused =
+                Distribution::fixed(&nodes(3), 2, 2, &fixed(entries), true).unwrap_err().to_string();
             assert!(refused.contains(message), "{refused}");
             assert!(!refused.contains('\n') && !refused.contains("  "), "{refused:?}");
         }

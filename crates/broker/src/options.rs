@@ -252,7 +252,10 @@ impl Settings for Options {
         ("raft.lease", "How long a silent leader is trusted before the first replica stands for election"),
         ("raft.stagger", "How much longer each replica of lower priority waits than the one above it"),
         ("raft.snapshot_after_entries", "Snapshot a partition after this many applied log entries"),
-        ("raft.log_entries_kept", "Log entries kept after a snapshot, so that short absences need no snapshot"),
+        (
+            "raft.log_entries_kept",
+            "Log entries kept after a snapshot, so that short absences need no snapshot",
+        ),
         ("transfer.lag_entries_max", "Do not hand leadership to a replica that lacks more entries than this"),
         ("transfer.lag_bytes_max", "Do not hand leadership to a replica that lacks more bytes than this"),
         ("transfer.catch_up_timeout", "How long a chosen replica may take to catch up before a transfer"),
@@ -262,7 +265,10 @@ impl Settings for Options {
         ("limits.value_bytes_max", "Longest value, in bytes"),
         ("limits.batch_bytes_max", "Keys and values of one batch together, in bytes"),
         ("limits.in_flight_writes_max", "Writes under way at once; more are refused as overload"),
-        ("partitioning.scheme", "round-robin computes where replicas are; fixed takes them from partitioning.fixed"),
+        (
+            "partitioning.scheme",
+            "round-robin computes where replicas are; fixed takes them from partitioning.fixed",
+        ),
         (
             "partitioning.fixed",
             "With scheme fixed, each partition's replicas: { partition_id = 1, nodes = [\"0=3\", \"1=2\", \
@@ -392,7 +398,12 @@ impl Options {
     fn check_network(&self) -> Result<(), OptionsError> {
         let NetworkOptions { host, port, monitoring_port } = &self.network;
         if host.is_empty() || host.contains(char::is_whitespace) {
-            return Err(refuse("network.host", quoted(host), "is not an address", "set one, such as 127.0.0.1"));
+            return Err(refuse(
+                "network.host",
+                quoted(host),
+                "is not an address",
+                "set one, such as 127.0.0.1",
+            ));
         }
         if *port == 0 {
             let remedy = "set the port that cluster.brokers names for this broker";
@@ -483,7 +494,8 @@ fn parse_broker(text: &str) -> Option<(NodeId, BrokerAddress)> {
     let (node, address) = text.trim().split_once('=')?;
     let (host, port) = address.trim().rsplit_once(':')?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
-    let malformed = host.is_empty() || host.contains(char::is_whitespace) || (host.contains(':') && !bracketed);
+    let malformed =
+        host.is_empty() || host.contains(char::is_whitespace) || (host.contains(':') && !bracketed);
     let port = port.parse().ok().filter(|port| *port != 0)?;
     let node = NodeId(node.trim().parse().ok()?);
     (!malformed).then(|| (node, BrokerAddress { host: host.to_owned(), port }))
@@ -547,7 +559,8 @@ mod tests {
         let validated = three_brokers().validate().unwrap();
         assert_eq!(validated.node, NodeId(0));
         assert_eq!(validated.distribution.partitions_count(), 12);
-        let peers: Vec<String> = validated.peers().map(|(node, address)| format!("{node}={address}")).collect();
+        let peers: Vec<String> =
+            validated.peers().map(|(node, address)| format!("{node}={address}")).collect();
         assert_eq!(peers, ["1=127.0.0.1:26511", "2=127.0.0.1:26512"]);
     }
 
@@ -560,7 +573,9 @@ mod tests {
         let table: &[(&str, Change)] = &[
             ("cluster.id = \"\": is not a cluster name; use 1 to 64", |o| o.cluster.id.clear()),
             ("cluster.id = \"a\\nb\": is not a cluster name", |o| o.cluster.id = "a\nb".into()),
-            ("cluster.node_id = 3: is not among the 3 broker(s) of cluster.brokers; use", |o| o.cluster.node_id = 3),
+            ("cluster.node_id = 3: is not among the 3 broker(s) of cluster.brokers; use", |o| {
+                o.cluster.node_id = 3
+            }),
             ("cluster.brokers = []: names no broker; write", |o| o.cluster.brokers.clear()),
             ("cluster.brokers = \"0:1\": is not a broker's id and address; write each broker as", |o| {
                 o.cluster.brokers[0] = "0:1".into();
@@ -582,7 +597,9 @@ mod tests {
             ("cluster.replication_factor = 4: the cluster has only 3", |o| o.cluster.replication_factor = 4),
             ("network.host = \"\": is not an address; set", |o| o.network.host.clear()),
             ("network.port = 0: could not be found by peers; set", |o| o.network.port = 0),
-            ("network.monitoring_port = 26501: is also network.port; give", |o| o.network.monitoring_port = 26501),
+            ("network.monitoring_port = 26501: is also network.port; give", |o| {
+                o.network.monitoring_port = 26501
+            }),
             ("data.directory = \"\": is empty; name", |o| o.data.directory.clear()),
             ("data.segment_bytes_max = 1: is out of range; set 4096 to", |o| o.data.segment_bytes_max = 1),
             ("raft.lease = 0s: is out of range; set 1ms to 10m", |o| o.raft.lease = Duration::ZERO),

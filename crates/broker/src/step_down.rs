@@ -125,8 +125,7 @@ fn candidates(partition: PartitionId, wanted: &[&ReplicaView], policy: &Policy) 
         let priority = if policy.priority_election { r.priority } else { Priority(0) };
         (std::cmp::Reverse(priority), r.lag_entries.unwrap_or(u64::MAX), r.node)
     });
-    let fit: Vec<NodeId> =
-        ordered.iter().filter(|r| obstacle(r, policy).is_none()).map(|r| r.node).collect();
+    let fit: Vec<NodeId> = ordered.iter().filter(|r| obstacle(r, policy).is_none()).map(|r| r.node).collect();
     if fit.is_empty() { refuse(partition, &ordered, policy) } else { Choice::Candidates(fit) }
 }
 
@@ -188,16 +187,17 @@ mod tests {
     fn replicas() -> impl Strategy<Value = Vec<ReplicaView>> {
         let one = (any::<bool>(), any::<bool>(), proptest::option::of(0u64..2000), 0u64..(2 << 20));
         proptest::collection::vec(one, 1..6).prop_map(|views| {
-            let view = |(i, (voter, reachable, lag_entries, lag_bytes)): (usize, (bool, bool, Option<u64>, u64))| {
-                ReplicaView {
-                    node: NodeId(i as u64),
-                    priority: Priority(i as u32 + 1),
-                    voter,
-                    reachable,
-                    lag_entries,
-                    lag_bytes: Some(lag_bytes),
-                }
-            };
+            let view =
+                |(i, (voter, reachable, lag_entries, lag_bytes)): (usize, (bool, bool, Option<u64>, u64))| {
+                    ReplicaView {
+                        node: NodeId(i as u64),
+                        priority: Priority(i as u32 + 1),
+                        voter,
+                        reachable,
+                        lag_entries,
+                        lag_bytes: Some(lag_bytes),
+                    }
+                };
             views.into_iter().enumerate().map(view).collect()
         })
     }
