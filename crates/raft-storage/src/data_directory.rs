@@ -1,0 +1,265 @@
+//! The folder that holds everything a broker must not lose, and the proof of whose it is.
+//!
+//! | in it | what |
+//! | --- | --- |
+//! | `identity.json` | format, cluster id, node id and broker uuid, written once |
+//! | `lock` | locked as long as a broker runs on the folder |
+//! | `log/` | the write-ahead log |
+//! | `state/` | the state database |
+//!
+//! A folder of another cluster or node is refused: its votes and log would make this broker break its promises.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Version of the folder's layout and of the identity file.
+const FORMAT: u32 = 1;
+const IDENTITY_FILE: &str = "identity.json";
+const LOCK_FILE: &str = "lock";
+const LOG_FOLDER: &str = "log";
+const STATE_FOLDER: &str = "state";
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirectoryError {
+    #[error(
+        "data folder {path}: locked by a running broker; stop that broker or give this one another folder"
+    )]
+    Locked { path: PathBuf },
+    #[error(
+        "data folder {path}: belongs to cluster \"{found}\", not \"{expected}\"; \
+         give this broker its own folder or the right cluster id"
+    )]
+    OtherCluster { path: PathBuf, found: String, expected: String },
+    #[error(
+        "data folder {path}: belongs to node {found}, not {expected}; \
+         give this broker its own folder or the right node id"
+    )]
+    OtherNode { path: PathBuf, found: u64, expected: u64 },
+    #[error(
+        "data folder {path}: format {found} is newer than {FORMAT}, the newest that this version reads; \
+         run the version that wrote it or a later one"
+    )]
+    NewerFormat { path: PathBuf, found: u32 },
+    #[error(
+        "data folder {path}: {IDENTITY_FILE} is missing beside data; \
+         restore it, or empty the folder so that this broker's replicas are rebuilt from the others"
+    )]
+    IdentityMissing { path: PathBuf },
+    #[error("data folder {path}: {IDENTITY_FILE} cannot be read ({source}); restore it from a copy")]
+    IdentityDamaged { path: PathBuf, source: serde_json::Error },
+    #[error("data folder {path}: {source}; check that it can be created and written by this user")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    cluster_id: String,
+    node_id: u64,
+    broker_uuid: Uuid,
+}
+
+/// Only what every format has, to be read before the rest.
+#[derive(Deserialize)]
+struct IdentityFormat {
+    format: u32,
+}
+
+/// A broker's data folder, locked until this is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    broker_uuid: Uuid,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Creates or opens the folder for a node of a cluster.
+    pub fn open(path: impl AsRef<Path>, cluster_id: &str, node_id: u64) -> Result<Self, DataDirectoryError> {
+        let path = path.as_ref().to_path_buf();
+        let io = |source| DataDirectoryError::Io { path: path.clone(), source };
+        std::fs::create_dir_all(&path).map_err(io)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataDirectoryError::Locked { path }),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        let identity = match std::fs::read(path.join(IDENTITY_FILE)) {
+            Ok(json) => read_identity(&path, &json)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if has_data(&path).map_err(io)? {
+                    return Err(DataDirectoryError::IdentityMissing { path });
+                }
+                let identity = Identity {
+                    format: FORMAT,
+                    cluster_id: cluster_id.into(),
+                    node_id,
+                    broker_uuid: Uuid::new_v4(),
+                };
+                write_identity(&path, &identity).map_err(io)?;
+                identity
+            }
+            Err(error) => return Err(io(error)),
+        };
+        if identity.cluster_id != cluster_id {
+            let found = identity.cluster_id;
+            return Err(DataDirectoryError::OtherCluster { path, found, expected: cluster_id.into() });
+        }
+        if identity.node_id != node_id {
+            return Err(DataDirectoryError::OtherNode { path, found: identity.node_id, expected: node_id });
+        }
+        for folder in [LOG_FOLDER, STATE_FOLDER] {
+            std::fs::create_dir_all(path.join(folder)).map_err(io)?;
+        }
+        sync_folder(&path).map_err(io)?;
+        Ok(Self { path, broker_uuid: identity.broker_uuid, _lock: lock })
+    }
+
+    /// Made when the folder was first used; tells a broker from one that lost its disk.
+    pub fn broker_uuid(&self) -> Uuid {
+        self.broker_uuid
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the write-ahead log lies.
+    pub fn log_directory(&self) -> PathBuf {
+        self.path.join(LOG_FOLDER)
+    }
+
+    /// Where the state database lies.
+    pub fn state_directory(&self) -> PathBuf {
+        self.path.join(STATE_FOLDER)
+    }
+}
+
+fn read_identity(path: &Path, json: &[u8]) -> Result<Identity, DataDirectoryError> {
+    let damaged = |source| DataDirectoryError::IdentityDamaged { path: path.to_path_buf(), source };
+    let IdentityFormat { format } = serde_json::from_slice(json).map_err(damaged)?;
+    if format > FORMAT {
+        return Err(DataDirectoryError::NewerFormat { path: path.to_path_buf(), found: format });
+    }
+    serde_json::from_slice(json).map_err(damaged)
+}
+
+/// Writes the file under another name, syncs it and renames it: it is there whole or not at all.
+fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
+    let unfinished = path.join(format!("{IDENTITY_FILE}.new"));
+    let mut file = File::create(&unfinished)?;
+    serde_json::to_writer_pretty(&mut file, identity)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path.join(IDENTITY_FILE))?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn has_data(path: &Path) -> io::Result<bool> {
+    for folder in [LOG_FOLDER, STATE_FOLDER] {
+        match std::fs::read_dir(path.join(folder)) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Ok(true);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uuid_stays_over_restarts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/data");
+        let first = DataDirectory::open(&path, "c", 1).unwrap();
+        let uuid = first.broker_uuid();
+        assert!(first.log_directory().is_dir() && first.state_directory().is_dir());
+        drop(first);
+        assert_eq!(DataDirectory::open(&path, "c", 1).unwrap().broker_uuid(), uuid);
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_with_its_path_and_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let _open = DataDirectory::open(folder.path(), "c", 1).unwrap();
+        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        assert!(matches!(error, DataDirectoryError::Locked { .. }));
+        let text = error.to_string();
+        assert!(
+            text.contains(&folder.path().display().to_string()) && text.contains("stop that broker"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_folder_of_another_cluster_or_node_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(DataDirectory::open(folder.path(), "ours", 1).unwrap());
+        let before = std::fs::read(folder.path().join(IDENTITY_FILE)).unwrap();
+        let error = DataDirectory::open(folder.path(), "theirs", 1).unwrap_err();
+        assert!(error.to_string().contains("belongs to cluster \"ours\", not \"theirs\""), "{error}");
+        let error = DataDirectory::open(folder.path(), "ours", 2).unwrap_err();
+        assert!(error.to_string().contains("belongs to node 1, not 2"), "{error}");
+        assert_eq!(std::fs::read(folder.path().join(IDENTITY_FILE)).unwrap(), before);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_even_when_the_rest_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(IDENTITY_FILE), r#"{"format": 9, "novelty": []}"#).unwrap();
+        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        assert!(matches!(error, DataDirectoryError::NewerFormat { found: 9, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_or_missing_identity_beside_data_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(IDENTITY_FILE), "{").unwrap();
+        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        assert!(matches!(error, DataDirectoryError::IdentityDamaged { .. }), "{error}");
+        std::fs::remove_file(folder.path().join(IDENTITY_FILE)).unwrap();
+        std::fs::create_dir_all(folder.path().join(LOG_FOLDER)).unwrap();
+        std::fs::write(folder.path().join(LOG_FOLDER).join("1"), "x").unwrap();
+        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        assert!(matches!(error, DataDirectoryError::IdentityMissing { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_folder_whose_first_start_was_cut_off_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(format!("{IDENTITY_FILE}.new")), "{").unwrap();
+        assert!(DataDirectory::open(folder.path(), "c", 1).is_ok());
+    }
+
+    #[test]
+    fn a_path_that_is_a_file_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let error = DataDirectory::open(&path, "c", 1).unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+    }
+}

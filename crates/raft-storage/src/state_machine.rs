@@ -1,0 +1,447 @@
+//! openraft's state machine of one partition, kept in the shared [`StateStore`](crate::StateStore).
+//!
+//! See there for what is durable when, and for what an apply batch costs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use evenkeel_protocol::internal::v1 as internal;
+use evenkeel_protocol::internal::v1::{Outcome, outcome};
+use evenkeel_protocol::v1::WatchEvent;
+use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::partition_reader::{PartitionReader, PartitionShared, encode_changes};
+use crate::records::{Rejection, StagedRecords, Written};
+use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
+use crate::snapshot::{Snapshot, SnapshotView};
+use crate::snapshot_receiver::ReceivedGeneration;
+use crate::state_layout::{
+    PartitionRow, Scope, decode_log_id, decode_membership, encode_log_id, encode_membership, encode_record,
+    garbage_key, io_error, number_of_key, partition_key, record_head,
+};
+use crate::state_store::StoreInner;
+use crate::types::{GroupId, TypeConfig, raft};
+
+/// Entries in one batch.
+const BATCH_ENTRIES_MAX: usize = 256;
+/// Bytes of commands in one batch; the last command may go beyond.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Batches of this size and more are committed off the runtime's threads.
+const INLINE_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Changes are trimmed a 64th of the limit at a time, so that most batches need not look for the oldest.
+const TRIM_SHARE: u64 = 64;
+
+type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Snapshot>;
+
+/// A row of `changes` that is not yet written.
+struct StagedChange {
+    position: u64,
+    events: u64,
+    row: Vec<u8>,
+}
+
+/// What was staged since the last commit, beside the state that it already changed.
+#[derive(Default)]
+struct Batch {
+    entries: usize,
+    bytes: usize,
+    records: StagedRecords,
+    changes: VecDeque<StagedChange>,
+}
+
+/// Applies the log of one partition.
+pub struct PartitionStateMachine {
+    store: Arc<StoreInner>,
+    partition: GroupId,
+    shared: Arc<PartitionShared>,
+    row: PartitionRow,
+    applied: Option<raft::LogId>,
+    membership: raft::StoredMembership,
+    requests: RequestIds,
+    /// False while memory is ahead of the database; stays false when a commit failed or was cut off.
+    usable: bool,
+    /// Says that this partition's state machine is in use.
+    _in_use: Arc<()>,
+}
+
+impl PartitionStateMachine {
+    pub(crate) fn load(
+        store: Arc<StoreInner>,
+        partition: GroupId,
+        in_use: Arc<()>,
+    ) -> io::Result<(Self, PartitionReader)> {
+        let row = store.keyspaces.read_row(partition)?;
+        let row = row.unwrap_or_else(|| PartitionRow { changes_first: 1, ..PartitionRow::default() });
+        let applied = row.applied.as_ref().map(decode_log_id);
+        let (applied_sender, _) = watch::channel(applied.map_or(0, |id| id.index));
+        let shared = Arc::new(PartitionShared {
+            partition,
+            generation: AtomicU32::new(row.generation),
+            changes_first: AtomicU64::new(row.changes_first),
+            records_count: AtomicU64::new(row.records_count),
+            applied: applied_sender,
+        });
+        let requests = load_requests(&store, Scope { partition, generation: row.generation })?;
+        let membership = decode_membership(&row.membership)?;
+        let reader = PartitionReader::new(Arc::clone(&store), Arc::clone(&shared));
+        let machine = Self {
+            store,
+            partition,
+            shared,
+            row,
+            applied,
+            membership,
+            requests,
+            usable: true,
+            _in_use: in_use,
+        };
+        Ok((machine, reader))
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { partition: self.partition, generation: self.row.generation }
+    }
+
+    fn check_usable(&self) -> io::Result<()> {
+        if self.usable {
+            return Ok(());
+        }
+        let partition = self.partition;
+        Err(io::Error::other(format!(
+            "state of partition {partition}: an earlier write failed; restart the broker"
+        )))
+    }
+
+    /// Takes one entry into the batch.
+    fn stage(&mut self, batch: &mut Batch, entry: raft::Entry) -> io::Result<Outcome> {
+        let position = entry.log_id.index;
+        let outcome = match entry.payload {
+            EntryPayload::Blank => Outcome::default(),
+            EntryPayload::Normal(command) => {
+                batch.bytes += command.0.len();
+                self.stage_command(batch, position, command.0)?
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = raft::StoredMembership::new(Some(entry.log_id), membership);
+                self.row.membership = encode_membership(&self.membership)?;
+                Outcome::default()
+            }
+        };
+        batch.entries += 1;
+        self.applied = Some(entry.log_id);
+        Ok(outcome)
+    }
+
+    fn stage_command(&mut self, batch: &mut Batch, position: u64, command: Bytes) -> io::Result<Outcome> {
+        let command = match internal::Command::decode(command) {
+            Ok(command) => command,
+            Err(_) => return Ok(malformed("the command is not a Command message")),
+        };
+        if let Some(id) = &command.request_id {
+            match self.requests.check(id)? {
+                Seen::New => {}
+                Seen::Duplicate(outcome) => return Ok(outcome),
+                Seen::Superseded { last_sequence } => {
+                    let superseded = outcome::Superseded { last_sequence };
+                    return Ok(Outcome { outcome: Some(outcome::Outcome::Superseded(superseded)) });
+                }
+            }
+        }
+        let (scope, records) = (self.scope(), &self.store.keyspaces.records);
+        let executed = batch.records.execute(self.partition, position, command.operations, |key| {
+            let stored = records.get(scope.key(key)).map_err(io_error)?;
+            stored.map_or(Ok(0), |stored| record_head(&stored).map(|(version, _)| version))
+        })?;
+        let outcome = match executed {
+            Ok(Written { results, events, records_added }) => {
+                self.row.records_count = self.row.records_count.saturating_add_signed(records_added);
+                self.stage_changes(batch, position, &events);
+                outcome::Outcome::Applied(outcome::Applied { position, results })
+            }
+            Err(Rejection::PreconditionFailed(failed)) => outcome::Outcome::PreconditionFailed(failed),
+            Err(Rejection::Malformed(malformed)) => outcome::Outcome::Malformed(malformed),
+        };
+        let outcome = Outcome { outcome: Some(outcome) };
+        if let Some(id) = &command.request_id {
+            self.requests.remember(id, position, &outcome);
+        }
+        Ok(outcome)
+    }
+
+    fn stage_changes(&mut self, batch: &mut Batch, position: u64, events: &[WatchEvent]) {
+        if events.is_empty() {
+            return;
+        }
+        let row = encode_changes(events);
+        self.row.changes_count += events.len() as u64;
+        self.row.changes_bytes += row.len() as u64;
+        batch.changes.push_back(StagedChange { position, events: events.len() as u64, row });
+    }
+
+    /// Removes the oldest changes when there are too many, from the database and then from the batch.
+    fn trim_changes(&mut self, batch: &mut Batch, write: &mut WriteBatch) -> io::Result<()> {
+        let options = &self.store.options;
+        let (count_max, bytes_max) = (options.changes_retained_max, options.changes_retained_bytes_max);
+        if self.row.changes_count <= count_max && self.row.changes_bytes <= bytes_max {
+            return Ok(());
+        }
+        let (count_goal, bytes_goal) =
+            (count_max - count_max / TRIM_SHARE, bytes_max - bytes_max / TRIM_SHARE);
+        let too_much = |row: &PartitionRow| row.changes_count > count_goal || row.changes_bytes > bytes_goal;
+        let trimmed = |row: &mut PartitionRow, position: u64, events: u64, bytes: usize| {
+            row.changes_count = row.changes_count.saturating_sub(events);
+            row.changes_bytes = row.changes_bytes.saturating_sub(bytes as u64);
+            row.changes_first = position + 1;
+        };
+        let scope = self.scope();
+        let changes = &self.store.keyspaces.changes;
+        let from = scope.number_key(self.row.changes_first);
+        for item in changes.range(from.as_slice()..scope.end().as_slice()) {
+            if !too_much(&self.row) {
+                break;
+            }
+            let (key, row) = item.into_inner().map_err(io_error)?;
+            let events = crate::state_layout::Numbers(&row).u32_le()?;
+            trimmed(&mut self.row, number_of_key(&key)?, u64::from(events), row.len());
+            write.remove(changes, key);
+        }
+        while too_much(&self.row)
+            && let Some(change) = batch.changes.pop_front()
+        {
+            trimmed(&mut self.row, change.position, change.events, change.row.len());
+        }
+        // Readers must not take a trimmed change for one that never was.
+        self.shared.changes_first.store(self.row.changes_first, Ordering::Release);
+        Ok(())
+    }
+
+    /// Applies all entries, a batch at a time, and calls `answer` for each that has a responder once it is committed.
+    pub(crate) async fn apply_all<A>(
+        &mut self,
+        mut entries: impl Stream<Item = io::Result<(raft::Entry, Option<A>)>> + Unpin,
+        answer: impl Fn(A, Outcome),
+    ) -> io::Result<()> {
+        self.check_usable()?;
+        let mut batch = Batch::default();
+        let mut answers = Vec::new();
+        let mut last = Ok(());
+        while last.is_ok()
+            && let Some(entry) = entries.next().await
+        {
+            match entry {
+                Ok((entry, responder)) => {
+                    self.usable = false;
+                    let outcome = self.stage(&mut batch, entry)?;
+                    answers.extend(responder.map(|responder| (responder, outcome)));
+                }
+                // What is staged is committed nevertheless: memory has it already.
+                Err(error) => last = Err(error),
+            }
+            if batch.entries >= BATCH_ENTRIES_MAX || batch.bytes >= BATCH_BYTES_MAX {
+                self.commit(std::mem::take(&mut batch)).await?;
+                answers.drain(..).for_each(|(responder, outcome)| answer(responder, outcome));
+            }
+        }
+        self.commit(batch).await?;
+        answers.into_iter().for_each(|(responder, outcome)| answer(responder, outcome));
+        last
+    }
+
+    /// Writes what is staged as one fjall batch.
+    async fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
+        if batch.entries == 0 {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        let keyspaces = &store.keyspaces;
+        let scope = self.scope();
+        let mut write = keyspaces.database.batch();
+        self.trim_changes(&mut batch, &mut write)?;
+        for (key, record) in batch.records.drain() {
+            let key = scope.key(&key);
+            match record {
+                Some(record) => {
+                    let stored = encode_record(record.version, record.position, &record.value);
+                    write.insert(&keyspaces.records, key, stored);
+                }
+                None => write.remove(&keyspaces.records, key),
+            }
+        }
+        for change in batch.changes {
+            write.insert(&keyspaces.changes, scope.number_key(change.position), change.row);
+        }
+        for (client, row) in self.requests.take_rows() {
+            let key = scope.number_key(client);
+            match row {
+                Some(row) => write.insert(&keyspaces.requests, key, row),
+                None => write.remove(&keyspaces.requests, key),
+            }
+        }
+        self.row.applied = self.applied.as_ref().map(encode_log_id);
+        write.insert(&keyspaces.partitions, partition_key(self.partition), self.row.encode_to_vec());
+        if batch.bytes <= INLINE_BATCH_BYTES_MAX {
+            write.commit().map_err(io_error)?;
+        } else {
+            blocking(move || write.commit().map_err(io_error)).await?;
+        }
+        self.usable = true;
+        self.publish();
+        Ok(())
+    }
+
+    /// Shows readers what was committed.
+    fn publish(&self) {
+        self.shared.records_count.store(self.row.records_count, Ordering::Release);
+        self.shared.applied.send_replace(self.applied.map_or(0, |id| id.index));
+    }
+
+    fn snapshot_meta(&self) -> raft::SnapshotMeta {
+        raft::SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+
+    fn view(&self) -> Snapshot {
+        let view = self.store.keyspaces.database.snapshot();
+        Snapshot::from_view(SnapshotView {
+            store: Arc::clone(&self.store),
+            view,
+            partition: self.partition,
+            row: self.row.clone(),
+        })
+    }
+
+    /// Makes a received generation the live one, durably.
+    async fn go_live(&mut self, meta: &raft::SnapshotMeta, received: ReceivedGeneration) -> io::Result<()> {
+        let scope = received.scope();
+        if scope.partition != self.partition || received.applied() != meta.last_log_id {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("snapshot is of another partition or position than its description {meta}"),
+            ));
+        }
+        let position = meta.last_log_id.map_or(0, |id| id.index);
+        let row = PartitionRow {
+            generation: scope.generation,
+            applied: meta.last_log_id.as_ref().map(encode_log_id),
+            membership: encode_membership(&meta.last_membership)?,
+            records_count: received.records_count(),
+            changes_first: position + 1,
+            changes_count: 0,
+            changes_bytes: 0,
+        };
+        let old = self.scope();
+        let store = Arc::clone(&self.store);
+        self.usable = false;
+        let (row, requests) = blocking(move || {
+            let requests = load_requests(&store, scope)?;
+            let keyspaces = &store.keyspaces;
+            let mut write = keyspaces.database.batch().durability(Some(PersistMode::SyncAll));
+            write.insert(&keyspaces.partitions, partition_key(scope.partition), row.encode_to_vec());
+            write.remove(&keyspaces.partitions, garbage_key(scope));
+            write.insert(&keyspaces.partitions, garbage_key(old), []);
+            write.commit().map_err(io_error)?;
+            Ok((row, requests))
+        })
+        .await?;
+        received.keep();
+        self.row = row;
+        self.requests = requests;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.shared.changes_first.store(self.row.changes_first, Ordering::Release);
+        self.shared.generation.store(self.row.generation, Ordering::Release);
+        self.usable = true;
+        self.publish();
+        self.store.cleaner.drop_later(old);
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
+    type SnapshotData = Snapshot;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<raft::LogId>, raft::StoredMembership), io::Error> {
+        self.check_usable()?;
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        self.apply_all(entries, |responder: ApplyResponder<TypeConfig>, outcome| responder.send(outcome))
+            .await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            store: Arc::clone(&self.store),
+            snapshot: Some(RaftSnapshot { meta: self.snapshot_meta(), snapshot: self.view() }),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &raft::SnapshotMeta,
+        snapshot: Snapshot,
+    ) -> Result<(), io::Error> {
+        self.check_usable()?;
+        let received = snapshot.into_received(&self.store, self.partition).await?;
+        self.go_live(meta, received).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        self.check_usable()?;
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(RaftSnapshot { meta: self.snapshot_meta(), snapshot: self.view() }))
+    }
+}
+
+/// Makes a view of the state durable, so that the log up to it may go.
+pub struct SnapshotBuilder {
+    store: Arc<StoreInner>,
+    snapshot: Option<RaftSnapshot>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Snapshot;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        let snapshot = self.snapshot.take();
+        let snapshot = snapshot.ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))?;
+        let store = Arc::clone(&self.store);
+        blocking(move || store.persist()).await?;
+        Ok(snapshot)
+    }
+}
+
+/// Runs work that waits for the disk where it does not hold up other tasks.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn load_requests(store: &StoreInner, scope: Scope) -> io::Result<RequestIds> {
+    let mut requests = RequestIds::new(CLIENTS_MAX);
+    for item in store.keyspaces.requests.prefix(scope.prefix()) {
+        let (key, row) = item.into_inner().map_err(io_error)?;
+        requests.load_row(number_of_key(&key)?, &row)?;
+    }
+    Ok(requests)
+}
+
+fn malformed(reason: &str) -> Outcome {
+    let malformed = outcome::Malformed { reason: reason.into() };
+    Outcome { outcome: Some(outcome::Outcome::Malformed(malformed)) }
+}
