@@ -1,6 +1,29 @@
 //! A broker: the replicas of its partitions, who leads them, and how leadership is handed over.
+//!
+//! Pure decisions: [`distribution`], [`election`], [`step_down`], [`transfer`]. Around them: `elector` and
+//! `handover` give them clock and effects; `peer`, `network` and `raft_service` carry replication between
+//! brokers; `replica` is one copy of a partition; `broker_service` serves gateways; `status` tells them who leads.
 
+mod broker;
+mod broker_service;
 pub mod distribution;
 pub mod election;
+mod elector;
+mod handover;
+mod metric_definitions;
+mod monitoring;
+mod network;
 pub mod options;
+mod peer;
+mod raft_service;
+mod replica;
+mod replicas;
+mod snapshot_transfer;
+mod status;
 pub mod step_down;
+mod stop;
+pub mod transfer;
+mod wire;
+
+pub use broker::{BrokerError, run};
+pub use options::{Options, OptionsError, Validated};

@@ -1,0 +1,363 @@
+//! Starts a broker, runs it, and stops it without leaving its partitions leaderless.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_protocol::NodeId;
+use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
+use evenkeel_protocol::internal::v1::raft_server::RaftServer;
+use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
+use evenkeel_raft_storage::{
+    DataDirectory, DataDirectoryError, LogOptions, OpenLogError, OpenPartitionError, OpenStoreError,
+    SharedLog, StateStore, StoreOptions,
+};
+use futures::StreamExt;
+use openraft::SnapshotPolicy;
+use openraft::errors::Fatal;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tonic::transport::server::TcpIncoming;
+
+use crate::broker_service::BrokerService;
+use crate::election::{ElectionTimes, Order};
+use crate::elector::Elector;
+use crate::handover::{Handover, Purpose};
+use crate::metric_definitions;
+use crate::monitoring;
+use crate::network::Network;
+use crate::options::{Options, OptionsError, Validated};
+use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
+use crate::raft_service::RaftService;
+use crate::replica::{Raft, Replica};
+use crate::replicas::Replicas;
+use crate::status::StatusHub;
+use crate::step_down::Policy;
+use crate::stop::Stop;
+use crate::transfer::{FREEZE_MS_MAX, Limits};
+
+/// The lease that openraft checks must have run out, not be about to, when a replica stands.
+const LEASE_MARGIN_MS: u64 = 5;
+/// Entries in one append; their bytes are bounded by the log's reads.
+const APPEND_ENTRIES_MAX: u64 = 1_024;
+/// A snapshot must arrive and be installed within this.
+const SNAPSHOT_TIMEOUT_MS: u64 = 120_000;
+/// Leaderships handed over at once when stopping.
+const DRAIN_CONCURRENCY: usize = 8;
+/// A stopping broker leaves after this, handed over or not.
+const DRAIN_MS_MAX: u64 = 10_000;
+const SHUTDOWN_MS_MAX: u64 = 5_000;
+
+/// Why a broker did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    #[error("{key} = {address}: cannot listen there ({source}); stop what holds the port or set another one")]
+    Listen { key: &'static str, address: String, source: std::io::Error },
+    #[error(transparent)]
+    DataDirectory(#[from] DataDirectoryError),
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    #[error(transparent)]
+    Partition(#[from] OpenPartitionError),
+    #[error("cluster.brokers = {address}: {source}")]
+    Address { address: String, source: tonic::transport::Error },
+    #[error("partition {partition}: cannot start its replica: {source}")]
+    Raft { partition: u32, source: Fatal<evenkeel_raft_storage::TypeConfig> },
+    #[error("metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error(
+        "the log failed, so nothing more can be acknowledged: {0}; check the disk, then start the broker again"
+    )]
+    LogFailed(String),
+    #[error("a listener failed: {0}")]
+    Serve(String),
+}
+
+impl BrokerError {
+    /// Whether the configuration or the environment it names is at fault: nothing was changed.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        use BrokerError as E;
+        matches!(self, E::Options(_) | E::Listen { .. } | E::DataDirectory(_) | E::Address { .. })
+    }
+}
+
+/// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), BrokerError> {
+    let validated = options.validate()?;
+    let prometheus = metric_definitions::install()?;
+    let grpc = listen("network.port", &options.network.host, options.network.port).await?;
+    let http =
+        listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
+    let data = DataDirectory::open(&options.data.directory, &options.cluster.id, options.cluster.node_id)?;
+    let (log, store) = open_storage(&options, &data).await?;
+
+    let (stop_tx, stop) = Stop::new();
+    let peers = connect_peers(&validated)?;
+    let elector = new_elector(&options);
+    let started = start_replicas(&options, &validated, &log, &store, &peers).await?;
+    let replicas = Replicas::new(started, elector.clone());
+    for replica in replicas.iter() {
+        let initialized = replica.metrics().membership_config.voter_ids().next().is_some();
+        let rank = validated.distribution.rank_of(replica.partition, validated.node).unwrap_or(0);
+        elector.add(replica.partition, rank, initialized);
+    }
+    let handover = Handover { peers: peers.clone(), limits: limits(&options), policy: policy(&options) };
+    let address = &validated.brokers[&validated.node];
+    let cluster_size = u32::try_from(validated.brokers.len()).unwrap_or(u32::MAX);
+    let status = StatusHub::new(
+        &options,
+        address.host.clone(),
+        u32::from(address.port),
+        cluster_size,
+        replicas.clone(),
+    );
+
+    let mut background = tokio::task::JoinSet::new();
+    for peer in peers.iter() {
+        background.spawn(peer.clone().run(stop.clone()));
+        background.spawn(revive_replication(peer.clone(), replicas.clone(), stop.clone()));
+    }
+    background.spawn(elector.clone().run(replicas.clone(), stop.clone()));
+    background.spawn(status.clone().run(stop.clone()));
+    for replica in replicas.iter() {
+        background.spawn(status.clone().follow(replica.clone()));
+    }
+    let in_flight = Arc::new(Semaphore::new(options.limits.in_flight_writes_max));
+    let broker_service = BrokerService {
+        replicas: replicas.clone(),
+        handover: handover.clone(),
+        status: status.clone(),
+        in_flight,
+    };
+    let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };
+    let mut grpc_server = tokio::spawn(serve_grpc(grpc, raft_service, broker_service, stop.clone()));
+    let mut http_server = tokio::spawn(monitoring::serve(http, status.clone(), prometheus, stop));
+    tracing::info!(
+        node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
+        data = %options.data.directory, "broker started"
+    );
+
+    let ended = tokio::select! {
+        () = shutdown => {
+            tracing::info!("stopping: handing leaderships over");
+            drain(&replicas, &handover, &elector, &status).await;
+            Ok(())
+        }
+        failure = log.failure() => Err(BrokerError::LogFailed(failure.to_string())),
+        ended = &mut grpc_server => Err(BrokerError::Serve(format!("{ended:?}"))),
+        ended = &mut http_server => Err(BrokerError::Serve(format!("{ended:?}"))),
+    };
+    stop_tx.send_replace(true);
+    let stopping = async {
+        futures::stream::iter(replicas.iter())
+            .for_each_concurrent(None, |replica| async {
+                if let Err(error) = replica.raft.shutdown().await {
+                    tracing::warn!(partition = %replica.partition, %error, "a replica did not stop cleanly");
+                }
+            })
+            .await;
+        log.close().await;
+    };
+    if tokio::time::timeout(Duration::from_millis(SHUTDOWN_MS_MAX), stopping).await.is_err() {
+        tracing::warn!("replicas still run after {SHUTDOWN_MS_MAX} ms; leaving all the same");
+    }
+    background.shutdown().await;
+    ended
+}
+
+async fn listen(key: &'static str, host: &str, port: u16) -> Result<TcpListener, BrokerError> {
+    let address = format!("{host}:{port}");
+    TcpListener::bind(&address).await.map_err(|source| BrokerError::Listen { key, address, source })
+}
+
+async fn open_storage(
+    options: &Options,
+    data: &DataDirectory,
+) -> Result<(SharedLog, StateStore), BrokerError> {
+    let mut log_options = LogOptions::new(data.log_directory());
+    log_options.segment_bytes_max = options.data.segment_bytes_max;
+    log_options.cache_bytes_max = options.data.log_cache_bytes_max;
+    let store_options =
+        StoreOptions { changes_retained_max: options.data.changes_retained_max, ..Default::default() };
+    let state_directory = data.state_directory();
+    let open = move || -> Result<_, BrokerError> {
+        let log = SharedLog::open_on_disk(log_options)?;
+        Ok((log, StateStore::open(state_directory, store_options)?))
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|e| BrokerError::Serve(e.to_string()))?
+}
+
+fn connect_peers(validated: &Validated) -> Result<Peers, BrokerError> {
+    let peer = |(node, address): (NodeId, &crate::options::BrokerAddress)| {
+        let address = address.to_string();
+        Peer::new(node, address.clone()).map_err(|source| BrokerError::Address { address, source })
+    };
+    Ok(Peers::new(validated.peers().map(peer).collect::<Result<Vec<_>, _>>()?))
+}
+
+fn new_elector(options: &Options) -> Elector {
+    let raft = &options.raft;
+    let ranks = options.cluster.replication_factor.max(1);
+    let times = ElectionTimes {
+        lease: raft.lease + Duration::from_millis(LEASE_MARGIN_MS),
+        stagger: raft.stagger,
+        // Long enough for every rank to have stood once in between.
+        retry: raft.stagger * ranks,
+    };
+    let order =
+        if raft.priority_election { Order::ByRank } else { Order::Jitter { seed: options.cluster.node_id } };
+    Elector::new(times, order)
+}
+
+fn raft_config(options: &Options) -> Arc<openraft::Config> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let lease = ms(options.raft.lease);
+    Arc::new(openraft::Config {
+        cluster_name: options.cluster.id.clone(),
+        heartbeat_interval: ms(options.raft.heartbeat_interval),
+        heartbeat_min_interval: None,
+        // openraft takes the maximum for the leader's lease; all replicas share it, ranks differ in our elector.
+        election_timeout_min: lease.saturating_sub(1).max(1),
+        election_timeout_max: lease,
+        enable_elect: false,
+        enable_leader_restore: Some(false),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        send_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.raft.snapshot_after_entries),
+        max_in_snapshot_log_to_keep: options.raft.log_entries_kept,
+        replication_lag_threshold: options.raft.snapshot_after_entries.saturating_mul(2),
+        purge_batch_size: 256,
+        ..Default::default()
+    })
+}
+
+async fn start_replicas(
+    options: &Options,
+    validated: &Validated,
+    log: &SharedLog,
+    store: &StateStore,
+    peers: &Peers,
+) -> Result<Vec<Arc<Replica>>, BrokerError> {
+    let config = raft_config(options);
+    let me = validated.node;
+    let mut started = Vec::new();
+    for partition in validated.distribution.partitions_of(me) {
+        let group = partition.0;
+        let (state_machine, reader) = store.partition(group)?;
+        let log = log.group(group);
+        let network = Network { group, me, peers: peers.clone() };
+        let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
+        let raft = raft.map_err(|source| BrokerError::Raft { partition: group, source })?;
+        let mut members = validated.distribution.replicas(partition).to_vec();
+        members.sort_by_key(|m| std::cmp::Reverse(m.priority));
+        started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members)));
+    }
+    Ok(started)
+}
+
+fn limits(options: &Options) -> Limits {
+    Limits {
+        probe: options.transfer.probe_timeout,
+        catch_up: options.transfer.catch_up_timeout,
+        freeze: Duration::from_millis(FREEZE_MS_MAX),
+        leader_wait: options.transfer.leader_wait_timeout,
+        lag_entries_max: options.transfer.lag_entries_max,
+        lag_bytes_max: options.transfer.lag_bytes_max,
+    }
+}
+
+fn policy(options: &Options) -> Policy {
+    Policy {
+        priority_election: options.raft.priority_election,
+        lag_entries_max: options.transfer.lag_entries_max,
+        lag_bytes_max: options.transfer.lag_bytes_max,
+    }
+}
+
+/// Ends openraft's back-off towards a peer as soon as the peer is back.
+async fn revive_replication(peer: Arc<Peer>, replicas: Replicas, mut stop: Stop) {
+    let mut connected = peer.connected();
+    loop {
+        tokio::select! {
+            changed = connected.changed() => if changed.is_err() { return },
+            () = stop.requested() => return,
+        }
+        if !*connected.borrow_and_update() {
+            continue;
+        }
+        for replica in replicas.iter().filter(|r| r.leads().is_some()) {
+            if let Err(error) = replica.raft.trigger().reset_backoff([peer.node.0]).await {
+                tracing::debug!(partition = %replica.partition, %error, "cannot reset the back-off");
+            }
+        }
+    }
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    raft: RaftService,
+    broker: BrokerService,
+    mut stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    let raft = RaftServer::new(raft)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let broker = BrokerServer::new(broker)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let stopped = async move {
+        stop.requested().await;
+        // Long-lived streams would hold a graceful stop up for ever; their other ends reconnect elsewhere.
+    };
+    let serving = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .add_service(raft)
+        .add_service(broker)
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    tokio::select! {
+        served = serving => served,
+        () = stopped => Ok(()),
+    }
+}
+
+/// Hands every leadership to the best other replica, so that nobody waits for a lease to run out.
+async fn drain(replicas: &Replicas, handover: &Handover, elector: &Elector, status: &StatusHub) {
+    elector.retire();
+    status.set_draining();
+    let led: Vec<_> = replicas.iter().filter(|r| r.leads().is_some()).cloned().collect();
+    let total = led.len();
+    let handed: BTreeMap<u32, _> = {
+        let moves = futures::stream::iter(led).map(|replica| async move {
+            let response = handover.step_down(&replica, 0, Purpose::Shutdown).await;
+            (replica.partition.0, response)
+        });
+        let moves = moves.buffer_unordered(DRAIN_CONCURRENCY).collect();
+        match tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), moves).await {
+            Ok(handed) => handed,
+            Err(_) => {
+                tracing::warn!("handing over took longer than {DRAIN_MS_MAX} ms; leaving all the same");
+                return;
+            }
+        }
+    };
+    let transferred = handed.values().filter(|r| r.result() == StepDown::Transferred).count();
+    for (partition, response) in handed.iter().filter(|(_, r)| r.result() != StepDown::Transferred) {
+        tracing::warn!(
+            partition,
+            result = response.result().as_str_name(),
+            detail = response.detail,
+            "not handed over"
+        );
+    }
+    tracing::info!("handed over {transferred} of {total} leaderships");
+}

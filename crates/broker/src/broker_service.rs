@@ -1,0 +1,306 @@
+//! What gateways ask of a broker: writes, reads, watches, status and step-down.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_protocol::Position;
+use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
+use evenkeel_protocol::v1;
+use evenkeel_raft_storage::{ChangesError, Command};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::handover::{Handover, Purpose};
+use crate::metric_definitions::transfer_ended;
+use crate::replica::{Answer, ReadRefusal, Replica};
+use crate::replicas::Replicas;
+use crate::status::StatusHub;
+
+/// Answers waiting for one gateway's connection.
+const RESULTS_MAX: usize = 16_384;
+const FRAME_RESULTS_MAX: usize = 1_024;
+/// Watch messages waiting for one gateway; a slow one stops the reading of changes, not the partition.
+const WATCH_QUEUE_MAX: usize = 16;
+const WATCH_EVENTS_MAX: usize = 256;
+const WATCH_BYTES_MAX: usize = 1 << 20;
+/// A watcher that sees no change is told the position this often, so that it can resume from there.
+const WATCH_IDLE_MS: u64 = 5_000;
+const LIST_RECORDS_MAX: u32 = 1_000;
+const LIST_BYTES_MAX: u64 = 4 << 20;
+
+pub struct BrokerService {
+    pub replicas: Replicas,
+    pub handover: Handover,
+    pub status: StatusHub,
+    /// Writes proposed and not answered; more are refused at once.
+    pub in_flight: Arc<Semaphore>,
+}
+
+fn refused(reason: Reason, detail: impl Into<String>) -> pb::Refused {
+    pb::Refused { reason: reason as i32, detail: detail.into() }
+}
+
+fn unknown_partition(partition: u32) -> pb::Refused {
+    refused(Reason::UnknownPartition, format!("partition {partition} has no replica on this broker"))
+}
+
+#[tonic::async_trait]
+impl broker_server::Broker for BrokerService {
+    type WriteStream = BoxStream<'static, Result<pb::WriteResultFrame, Status>>;
+    type WatchStream = BoxStream<'static, Result<pb::BrokerWatchResponse, Status>>;
+    type WatchStatusStream = BoxStream<'static, Result<pb::BrokerStatus, Status>>;
+
+    async fn write(
+        &self,
+        request: Request<Streaming<pb::WriteFrame>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let (results, results_rx) = mpsc::channel(RESULTS_MAX);
+        let writer = Writer { replicas: self.replicas.clone(), in_flight: self.in_flight.clone(), results };
+        tokio::spawn(writer.run(request.into_inner()));
+        let frames = futures::stream::unfold(results_rx, |mut results| async move {
+            let mut frame = Vec::new();
+            if results.recv_many(&mut frame, FRAME_RESULTS_MAX).await == 0 {
+                return None;
+            }
+            Some((Ok(pb::WriteResultFrame { results: frame }), results))
+        });
+        Ok(Response::new(frames.boxed()))
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::BrokerGetRequest>,
+    ) -> Result<Response<pb::BrokerGetResponse>, Status> {
+        use pb::broker_get_response::Result as R;
+        let request = request.into_inner();
+        let result = match self.readable(request.partition_id, request.stale).await {
+            Err(ReadRefusal::NotLeader(n)) => R::NotLeader(n),
+            Err(ReadRefusal::Refused(r)) => R::Refused(r),
+            Ok(replica) => match replica.reader.get(&request.key) {
+                Ok(record) => R::Found(pb::Found { record }),
+                Err(error) => R::Refused(refused(Reason::Storage, error.to_string())),
+            },
+        };
+        Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::BrokerListRequest>,
+    ) -> Result<Response<pb::BrokerListResponse>, Status> {
+        use pb::broker_list_response::Result as R;
+        let request = request.into_inner();
+        let result = match self.readable(request.partition_id, request.stale).await {
+            Err(ReadRefusal::NotLeader(n)) => R::NotLeader(n),
+            Err(ReadRefusal::Refused(r)) => R::Refused(r),
+            Ok(replica) => match list(&replica, request).await {
+                Ok((records, more)) => R::Page(pb::Page { records, more }),
+                Err(error) => R::Refused(refused(Reason::Storage, error.to_string())),
+            },
+        };
+        Ok(Response::new(pb::BrokerListResponse { result: Some(result) }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<pb::BrokerWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let (tx, rx) = mpsc::channel(WATCH_QUEUE_MAX);
+        match self.readable(request.partition_id, false).await {
+            Ok(replica) => drop(tokio::spawn(watch_partition(replica, request, tx))),
+            Err(refusal) => {
+                let result = match refusal {
+                    ReadRefusal::NotLeader(n) => pb::broker_watch_response::Result::NotLeader(n),
+                    ReadRefusal::Refused(r) => pb::broker_watch_response::Result::Refused(r),
+                };
+                // The queue is empty and its receiver is held below.
+                let _ = tx.try_send(Ok(pb::BrokerWatchResponse { result: Some(result) }));
+            }
+        }
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(rx).boxed()))
+    }
+
+    async fn watch_status(
+        &self,
+        _request: Request<pb::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let statuses = tokio_stream::wrappers::WatchStream::new(self.status.subscribe());
+        Ok(Response::new(statuses.map(|status| Ok((*status).clone())).boxed()))
+    }
+
+    async fn step_down(
+        &self,
+        request: Request<pb::StepDownRequest>,
+    ) -> Result<Response<pb::StepDownResponse>, Status> {
+        let request = request.into_inner();
+        let Some(replica) = self.replicas.get(request.partition_id) else {
+            let result = pb::step_down_response::Result::UnknownPartition as i32;
+            let detail = unknown_partition(request.partition_id).detail;
+            return Ok(Response::new(pb::StepDownResponse { result, detail, ..Default::default() }));
+        };
+        let response = self.handover.step_down(replica, request.term, Purpose::Rebalance).await;
+        transfer_ended(response.result().as_str_name(), Duration::from_micros(response.frozen_us));
+        Ok(Response::new(response))
+    }
+}
+
+impl BrokerService {
+    async fn readable(&self, partition: u32, stale: bool) -> Result<Arc<Replica>, ReadRefusal> {
+        let replica = self.replicas.get(partition);
+        let replica = replica.ok_or_else(|| ReadRefusal::Refused(unknown_partition(partition)))?;
+        if !stale {
+            replica.confirm_leadership().await?;
+        }
+        Ok(replica.clone())
+    }
+}
+
+async fn list(
+    replica: &Arc<Replica>,
+    request: pb::BrokerListRequest,
+) -> std::io::Result<(Vec<v1::Record>, bool)> {
+    let reader = replica.reader.clone();
+    let limit = request.limit.clamp(1, LIST_RECORDS_MAX) as usize;
+    let bytes_max = request.bytes_max.clamp(1, LIST_BYTES_MAX) as usize;
+    let read = move || reader.list(&request.prefix, &request.after_key, limit, bytes_max);
+    tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
+}
+
+/// One gateway's write stream.
+struct Writer {
+    replicas: Replicas,
+    in_flight: Arc<Semaphore>,
+    results: mpsc::Sender<pb::WriteResult>,
+}
+
+impl Writer {
+    async fn run(self, mut inbound: Streaming<pb::WriteFrame>) {
+        // The gateway's death or our own: what was proposed is answered to nobody, and retried by its sender.
+        while let Ok(Some(frame)) = inbound.message().await {
+            let mut by_partition: HashMap<u32, (Vec<u64>, Vec<Command>)> = HashMap::new();
+            for write in frame.writes {
+                let (tags, commands) = by_partition.entry(write.partition_id).or_default();
+                tags.push(write.tag);
+                commands.push(Command(write.command));
+            }
+            for (partition, (tags, commands)) in by_partition {
+                self.propose(partition, tags, commands).await;
+            }
+        }
+    }
+
+    async fn propose(&self, partition: u32, tags: Vec<u64>, commands: Vec<Command>) {
+        let Some(replica) = self.replicas.get(partition) else {
+            return self.refuse(&tags, &unknown_partition(partition)).await;
+        };
+        let wanted = u32::try_from(tags.len()).unwrap_or(u32::MAX);
+        let Ok(permits) = self.in_flight.clone().try_acquire_many_owned(wanted) else {
+            let detail = "more writes in flight than [limits] in_flight_writes_max allows; retry later";
+            return self.refuse(&tags, &refused(Reason::Overloaded, detail)).await;
+        };
+        let (replica, results) = (replica.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let _permits = permits;
+            let (answers, mut answered) = mpsc::unbounded_channel();
+            let propose = replica.write(commands, |i, answer| {
+                // Bounded by the number of commands.
+                let _ = answers.send((i, answer));
+            });
+            let forward = async {
+                for _ in 0..tags.len() {
+                    let Some((i, answer)) = answered.recv().await else { return };
+                    if results.send(result(tags[i], answer)).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::join!(propose, forward);
+        });
+    }
+
+    async fn refuse(&self, tags: &[u64], why: &pb::Refused) {
+        for tag in tags {
+            if self.results.send(result(*tag, Answer::Refused(why.clone()))).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn result(tag: u64, answer: Answer) -> pb::WriteResult {
+    use pb::write_result::Result as R;
+    let result = match answer {
+        Answer::Outcome(outcome) => R::Outcome(outcome),
+        Answer::NotLeader(not_leader) => R::NotLeader(not_leader),
+        Answer::Refused(refused) => R::Refused(refused),
+    };
+    pb::WriteResult { tag, result: Some(result) }
+}
+
+/// Sends a partition's changes for as long as this broker leads it and the gateway listens.
+async fn watch_partition(
+    replica: Arc<Replica>,
+    request: pb::BrokerWatchRequest,
+    out: mpsc::Sender<Result<pb::BrokerWatchResponse, Status>>,
+) {
+    use pb::broker_watch_response::Result as R;
+    let mut applied = replica.reader.applied();
+    let mut roles = replica.raft.server_metrics();
+    let mut after = request.after_position.unwrap_or_else(|| *applied.borrow());
+    // The first message tells where the watch begins, also when nothing has changed yet.
+    let mut tell_position = true;
+    loop {
+        if replica.leads().is_none() {
+            let metrics = replica.metrics();
+            let result =
+                R::NotLeader(pb::NotLeader { leader: metrics.current_leader, term: metrics.current_term });
+            let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;
+            return;
+        }
+        applied.borrow_and_update();
+        let (reader, prefix) = (replica.reader.clone(), request.prefix.clone());
+        let read = move || reader.changes(Position(after), &prefix, WATCH_EVENTS_MAX, WATCH_BYTES_MAX);
+        let changes = match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(changes)) => changes,
+            Ok(Err(error)) => {
+                let result = match error {
+                    ChangesError::OutOfRange { first_available } => {
+                        R::OutOfRange(pb::OutOfRange { first_available_position: first_available.0 })
+                    }
+                    ChangesError::Io(error) => R::Refused(refused(Reason::Storage, error.to_string())),
+                };
+                let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;
+                return;
+            }
+            Err(_) => return,
+        };
+        let moved = changes.up_to.0 > after;
+        after = changes.up_to.0.max(after);
+        if !changes.events.is_empty() || tell_position {
+            tell_position = false;
+            let changes = v1::WatchResponse {
+                partition_id: replica.partition.0,
+                events: changes.events,
+                position: after,
+            };
+            let message = pb::BrokerWatchResponse { result: Some(R::Changes(changes)) };
+            if out.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        if moved {
+            continue;
+        }
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = openraft::async_runtime::WatchReceiver::changed(&mut roles) => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_millis(WATCH_IDLE_MS)) => tell_position = true,
+            () = out.closed() => return,
+        }
+    }
+}

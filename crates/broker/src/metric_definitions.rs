@@ -1,0 +1,238 @@
+//! Names, help texts and buckets of every metric that a broker exports.
+//!
+//! The `atomix_*` and `zeebe_*` names are those that Zeebe's own Grafana dashboard reads.
+
+use std::time::{Duration, Instant};
+
+use evenkeel_protocol::NodeId;
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+
+/// Every partition metric carries it, as in Zeebe.
+const GROUP_NAME: &str = "raft-partition";
+
+const LATENCY_SECONDS: &[f64] =
+    &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+const HEARTBEAT_SECONDS: &[f64] = &[0.01, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0];
+const BATCH_BYTES: &[f64] = &[256.0, 1e3, 4e3, 16e3, 64e3, 256e3, 1e6, 4e6, 16e6];
+const BATCH_FRAMES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// Makes the process's recorder. Every histogram gets explicit buckets: without them the exporter emits
+/// summaries, and `histogram_quantile` finds nothing.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let suffix = |s: &str| Matcher::Suffix(s.to_owned());
+    let full = |s: &str| Matcher::Full(s.to_owned());
+    let recorder = PrometheusBuilder::new()
+        .set_buckets(LATENCY_SECONDS)?
+        .set_buckets_for_metric(full("atomix_heartbeat_time_in_s"), HEARTBEAT_SECONDS)?
+        .set_buckets_for_metric(suffix("_bytes"), BATCH_BYTES)?
+        .set_buckets_for_metric(suffix("_frames"), BATCH_FRAMES)?
+        .build_recorder();
+    let handle = recorder.handle();
+    // A second recorder in one process is a test's: the first one keeps what it has.
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::debug!("a metrics recorder is installed already");
+    }
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    describe_gauge!(
+        "atomix_role",
+        "Role of this broker's replica: 0 inactive, 1 follower, 2 candidate, 3 leader."
+    );
+    describe_gauge!(
+        "atomix_non_replicated_entries",
+        "Entries that the follower lacks, as its leader sees it."
+    );
+    describe_gauge!(
+        "evenkeel_non_replicated_bytes",
+        Unit::Bytes,
+        "Bytes that the follower lacks, as its leader sees it."
+    );
+    describe_gauge!(
+        "atomix_non_committed_entries",
+        "Entries in the leader's log that are not committed yet."
+    );
+    describe_counter!(
+        "atomix_append_entries_rate_total",
+        "Entries that the follower accepted from this leader."
+    );
+    describe_counter!(
+        "atomix_append_entries_data_rate_total",
+        Unit::Bytes,
+        "Bytes that the follower accepted from this leader."
+    );
+    describe_histogram!(
+        "atomix_append_entries_latency",
+        Unit::Seconds,
+        "Time from sending an append until the follower has it on disk."
+    );
+    describe_counter!("atomix_commit_entries_rate_total", "Entries committed while this broker led.");
+    describe_gauge!("atomix_partition_raft_commit_index", "Index of the last committed entry known here.");
+    describe_gauge!("atomix_partition_raft_append_index", "Index of the last entry in the log here.");
+    describe_histogram!(
+        "atomix_heartbeat_time_in_s",
+        Unit::Seconds,
+        "Time between two signs of life of the leader."
+    );
+    describe_counter!(
+        "atomix_heartbeat_miss_count_total",
+        "Times a replica heard no leader for longer than the lease."
+    );
+    describe_gauge!("atomix_election_latency_in_ms", "Duration of the last election that this replica won.");
+    describe_counter!("atomix_raft_messages_send_total", "Raft messages sent.");
+    describe_counter!("atomix_raft_messages_received_total", "Raft messages received.");
+    describe_gauge!("atomix_snapshot_replication_count", "Snapshots received by this replica.");
+    describe_gauge!(
+        "atomix_snapshot_replication_duration_milliseconds",
+        "Duration of the last snapshot received."
+    );
+    describe_gauge!("zeebe_health", "Health of the replica: 1 healthy, 0 unhealthy, -1 dead.");
+    describe_gauge!(
+        "zeebe_leader_transition_latency",
+        Unit::Seconds,
+        "Time from winning the last election until the leader could serve."
+    );
+    describe_gauge!("evenkeel_partition_records", "Records in the partition, as applied here.");
+    describe_gauge!("evenkeel_partition_priority", "Priority of this broker's replica.");
+    describe_counter!("evenkeel_role_changes_total", "Role changes of this broker's replica.");
+    describe_counter!("evenkeel_writes_total", "Writes answered, by result.");
+    describe_counter!(
+        "evenkeel_transfers_total",
+        "Transfers that this broker's leaders attempted, by result."
+    );
+    describe_histogram!(
+        "evenkeel_transfer_frozen_seconds",
+        Unit::Seconds,
+        "How long a transfer held writes back."
+    );
+}
+
+fn partition_labels(partition: u32) -> [(&'static str, String); 2] {
+    [("partitionGroupName", GROUP_NAME.to_owned()), ("partition", partition.to_string())]
+}
+
+/// One leader's counters for one follower; handles are looked up once.
+pub struct FollowerMetrics {
+    partition: u32,
+    to: String,
+    entries: Counter,
+    bytes: Counter,
+    latency: Histogram,
+}
+
+impl FollowerMetrics {
+    pub fn new(partition: u32, follower: NodeId) -> Self {
+        let to = follower.to_string();
+        let labels = || {
+            let [group, part] = partition_labels(partition);
+            [group, part, ("follower", to.clone())]
+        };
+        Self {
+            partition,
+            entries: counter!("atomix_append_entries_rate_total", &labels()),
+            bytes: counter!("atomix_append_entries_data_rate_total", &labels()),
+            latency: histogram!("atomix_append_entries_latency", &labels()),
+            to,
+        }
+    }
+
+    pub fn appended(&self, entries: u64, bytes: u64, took: Duration) {
+        self.entries.increment(entries);
+        self.bytes.increment(bytes);
+        self.latency.record(took.as_secs_f64());
+    }
+
+    pub fn message_sent(&self, kind: &'static str) {
+        let [group, part] = partition_labels(self.partition);
+        let labels = [group, part, ("to", self.to.clone()), ("type", kind.to_owned())];
+        counter!("atomix_raft_messages_send_total", &labels).increment(1);
+    }
+}
+
+pub fn message_received(partition: u32, kind: &'static str) {
+    let [group, part] = partition_labels(partition);
+    counter!("atomix_raft_messages_received_total", &[group, part, ("type", kind.to_owned())]).increment(1);
+}
+
+pub fn record_heartbeat_gap(partition: u32, gap: Duration) {
+    histogram!("atomix_heartbeat_time_in_s", &partition_labels(partition)).record(gap.as_secs_f64());
+}
+
+pub fn heartbeat_missed(partition: u32) {
+    counter!("atomix_heartbeat_miss_count_total", &partition_labels(partition)).increment(1);
+}
+
+/// When this broker's replicas last began to stand; read when they win.
+static ELECTIONS: Mutex<Option<std::collections::HashMap<u32, Instant>>> = Mutex::new(None);
+
+pub fn election_began(partition: u32) {
+    ELECTIONS.lock().get_or_insert_default().insert(partition, Instant::now());
+}
+
+pub fn election_won(partition: u32) {
+    if let Some(began) = ELECTIONS.lock().get_or_insert_default().remove(&partition) {
+        gauge!("atomix_election_latency_in_ms", &partition_labels(partition))
+            .set(began.elapsed().as_secs_f64() * 1e3);
+    }
+}
+
+pub fn snapshot_received(partition: u32, took: Duration) {
+    gauge!("atomix_snapshot_replication_count", &partition_labels(partition)).increment(1.0);
+    gauge!("atomix_snapshot_replication_duration_milliseconds", &partition_labels(partition))
+        .set(took.as_secs_f64() * 1e3);
+}
+
+pub fn leader_transition(partition: u32, took: Duration) {
+    gauge!("zeebe_leader_transition_latency", &partition_labels(partition)).set(took.as_secs_f64());
+}
+
+pub fn role_changed(partition: u32) {
+    counter!("evenkeel_role_changes_total", &partition_labels(partition)).increment(1);
+}
+
+pub fn committed(partition: u32, entries: u64) {
+    counter!("atomix_commit_entries_rate_total", &partition_labels(partition)).increment(entries);
+}
+
+pub fn transfer_ended(result: &'static str, frozen: Duration) {
+    counter!("evenkeel_transfers_total", "result" => result).increment(1);
+    histogram!("evenkeel_transfer_frozen_seconds").record(frozen.as_secs_f64());
+}
+
+/// The gauges of one replica, set from one look at it.
+pub struct ReplicaGauges {
+    pub role: f64,
+    pub health: f64,
+    pub commit_index: u64,
+    pub append_index: u64,
+    pub records: u64,
+    pub priority: u32,
+    /// (follower, entries, bytes); only on the leader.
+    pub followers: Vec<(u64, u64, u64)>,
+}
+
+pub fn set_replica_gauges(partition: u32, replica: &ReplicaGauges, others: impl Iterator<Item = u64>) {
+    let labels = partition_labels(partition);
+    gauge!("atomix_role", &labels).set(replica.role);
+    gauge!("zeebe_health", &labels).set(replica.health);
+    gauge!("atomix_partition_raft_commit_index", &labels).set(replica.commit_index as f64);
+    gauge!("atomix_partition_raft_append_index", &labels).set(replica.append_index as f64);
+    gauge!("evenkeel_partition_records", &labels).set(replica.records as f64);
+    gauge!("evenkeel_partition_priority", &labels).set(f64::from(replica.priority));
+    let uncommitted = replica.append_index.saturating_sub(replica.commit_index);
+    gauge!("atomix_non_committed_entries", &labels).set(uncommitted as f64);
+    for other in others {
+        // A broker that leads no longer reports nothing outstanding, rather than its last word for ever.
+        let lag = replica.followers.iter().find(|f| f.0 == other);
+        let [group, part] = labels.clone();
+        let labels = [group, part, ("follower", other.to_string())];
+        gauge!("atomix_non_replicated_entries", &labels).set(lag.map_or(0.0, |l| l.1 as f64));
+        gauge!("evenkeel_non_replicated_bytes", &labels).set(lag.map_or(0.0, |l| l.2 as f64));
+    }
+}

@@ -1,0 +1,80 @@
+//! The broker's monitoring port: metrics and health.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::status::StatusHub;
+use crate::stop::Stop;
+
+#[derive(Clone)]
+struct Monitoring {
+    status: StatusHub,
+    prometheus: PrometheusHandle,
+}
+
+/// Serves until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    status: StatusHub,
+    prometheus: PrometheusHandle,
+    mut stop: Stop,
+) -> std::io::Result<()> {
+    let state = Monitoring { status, prometheus };
+    let routes = Router::new()
+        .route("/actuator/prometheus", get(metrics))
+        .route("/metrics", get(metrics))
+        .route("/actuator/health", get(health))
+        .route("/actuator/health/liveness", get(up))
+        .route("/actuator/health/readiness", get(readiness))
+        .route("/actuator/health/startup", get(up))
+        .fallback(no_such_page)
+        .with_state(state);
+    let stopped = async move {
+        stop.requested().await;
+    };
+    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+}
+
+async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
+    state.status.refresh_gauges();
+    state.prometheus.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.prometheus.render())
+}
+
+/// The listener opens once the log is replayed and the replicas run, so answering is the proof.
+async fn up() -> impl IntoResponse {
+    axum::Json(json!({ "status": "UP" }))
+}
+
+async fn readiness(State(state): State<Monitoring>) -> impl IntoResponse {
+    let draining = state.status.subscribe().borrow().draining;
+    if draining {
+        return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "status": "OUT_OF_SERVICE" })));
+    }
+    (StatusCode::OK, axum::Json(json!({ "status": "UP" })))
+}
+
+async fn health(State(state): State<Monitoring>) -> impl IntoResponse {
+    let status = state.status.subscribe().borrow().clone();
+    let count = |wanted| status.replicas.iter().filter(|r| r.health() == wanted).count();
+    let (dead, unhealthy) =
+        (count(evenkeel_protocol::v1::Health::Dead), count(evenkeel_protocol::v1::Health::Unhealthy));
+    let (code, text) =
+        if dead > 0 { (StatusCode::SERVICE_UNAVAILABLE, "DOWN") } else { (StatusCode::OK, "UP") };
+    let replicas = json!({ "status": text, "details": { "total": status.replicas.len(), "dead": dead, "withoutLeader": unhealthy } });
+    (code, axum::Json(json!({ "status": text, "components": { "replicas": replicas } })))
+}
+
+async fn no_such_page() -> impl IntoResponse {
+    let problem = json!({
+        "type": "about:blank", "title": "Not Found", "status": 404,
+        "detail": "a broker serves /actuator/prometheus and /actuator/health here; rebalance at the gateway's monitoring port",
+    });
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string())
+}

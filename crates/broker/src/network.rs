@@ -1,0 +1,314 @@
+//! openraft's view of the other replicas of one partition.
+//!
+//! Implements openraft's network traits one by one rather than its all-in-one `RaftNetworkV2`, so that
+//! replication is a pipelined stream: up to [`OUTSTANDING_MAX`] requests are under way before the first answer.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_protocol::NodeId;
+use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_raft_storage::types::raft::Vote;
+use evenkeel_raft_storage::{GroupId, Snapshot, TypeConfig};
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, RPCTypes};
+use tokio::time::Instant;
+
+use crate::metric_definitions::FollowerMetrics;
+use crate::peer::{AppendStream, Peer, Peers};
+use crate::{snapshot_transfer, wire};
+
+type C = TypeConfig;
+
+/// Requests of one partition to one peer that may wait for their answers.
+pub const OUTSTANDING_MAX: usize = 64;
+/// A peer that answers nothing for this long, with requests outstanding, is given up on: without a deadline one
+/// lost answer would stop replication for good.
+const ANSWER_TIMEOUT_MS: u64 = 3_000;
+/// openraft's own back-off grows to a second; a peer that returns should not wait for that.
+const BACKOFF_MS_MIN: u64 = 20;
+const BACKOFF_MS_MAX: u64 = 200;
+
+/// Makes the clients that openraft asks for, for one partition.
+pub struct Network {
+    pub group: GroupId,
+    pub me: NodeId,
+    pub peers: Peers,
+}
+
+impl Network {
+    fn client(&self, target: u64, heartbeat: bool) -> Client {
+        let peer = self.peers.get(NodeId(target)).cloned();
+        let metrics = FollowerMetrics::new(self.group, NodeId(target));
+        Client { group: self.group, me: self.me, target: NodeId(target), peer, heartbeat, metrics }
+    }
+}
+
+impl RaftNetworkFactory<C> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        self.client(target, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Client {
+        self.client(target, true)
+    }
+}
+
+/// Talks to one replica of the partition.
+pub struct Client {
+    group: GroupId,
+    me: NodeId,
+    target: NodeId,
+    /// `None` when the membership names a broker that the configuration does not.
+    peer: Option<Arc<Peer>>,
+    heartbeat: bool,
+    metrics: FollowerMetrics,
+}
+
+impl Client {
+    fn peer(&self) -> Result<&Arc<Peer>, Unreachable<C>> {
+        self.peer.as_ref().ok_or_else(|| {
+            Unreachable::from_string(format!("broker {} is not in [cluster] brokers", self.target))
+        })
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<C> {
+        Timeout { action, id: self.me.0, target: self.target.0, timeout }
+    }
+
+    /// One unary call within its deadline, with the errors that openraft acts on.
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        deadline: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RPCError<C>> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                Err(Unreachable::from_string(status.message()).into())
+            }
+            Ok(Err(status)) => Err(NetworkError::from_string(status.message()).into()),
+            Err(_) => Err(self.timeout(action, deadline).into()),
+        }
+    }
+
+    async fn vote_or_pre_vote(
+        &self,
+        request: VoteRequest<C>,
+        pre_vote: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        self.metrics.message_sent(if pre_vote { "PollRequest" } else { "VoteRequest" });
+        let mut client = self.peer()?.client();
+        let wire = wire::vote_request_to_wire(self.group, pre_vote, &request);
+        let response = self.call(RPCTypes::Vote, option.soft_ttl(), client.vote(wire)).await?;
+        wire::vote_response_from_wire(self.group, &response).map_err(|e| NetworkError::new(&e).into())
+    }
+}
+
+impl NetBackoff<C> for Client {
+    fn backoff(&self) -> Option<Backoff> {
+        let steps = std::iter::successors(Some(BACKOFF_MS_MIN), |ms| Some((ms * 2).min(BACKOFF_MS_MAX)));
+        Some(Backoff::new(steps.map(Duration::from_millis)))
+    }
+}
+
+impl NetVote<C> for Client {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        self.vote_or_pre_vote(request, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        self.vote_or_pre_vote(request, true, option).await
+    }
+}
+
+impl NetTransferLeader<C> for Client {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<C>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
+        // Our transfers do not go through openraft's trigger (see `transfer`); this serves whatever does.
+        self.metrics.message_sent("TransferRequest");
+        let mut client = self.peer()?.client();
+        let wire = wire::transfer_to_wire(self.group, &request);
+        let call = client.transfer_leader(wire);
+        let response = self.call(RPCTypes::TransferLeader, option.soft_ttl(), call).await?;
+        match response.rejection {
+            None => Ok(Ok(())),
+            Some(_) => Err(NetworkError::from_string("the target cannot take over now").into()),
+        }
+    }
+}
+
+impl NetSnapshot<C> for Client {
+    type SnapshotData = Snapshot;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::type_config::alias::SnapshotOf<C, Snapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        self.metrics.message_sent("InstallRequest");
+        let peer = self.peer()?;
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = snapshot_transfer::send(peer, self.group, vote, snapshot) => sent,
+        }
+    }
+}
+
+impl NetStreamAppend<C> for Client {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let stream = self.peer()?.open_stream(OUTSTANDING_MAX + 1).map_err(|e| Unreachable::new(&e))?;
+            let pipeline = Pipeline {
+                client: self,
+                input: Some(input),
+                stream,
+                outstanding: VecDeque::new(),
+                over: false,
+            };
+            let results = futures::stream::unfold(pipeline, |mut p| async move {
+                let item = p.next().await?;
+                Some((item, p))
+            });
+            Ok(results.boxed() as BoxStream<'s, _>)
+        })
+    }
+}
+
+/// What was asked and not yet answered.
+struct Outstanding {
+    sent_at: Instant,
+    entries: u64,
+    bytes: u64,
+}
+
+/// Sends requests as openraft produces them and yields the answers in order, both at once.
+struct Pipeline<'s, S> {
+    client: &'s Client,
+    /// `None` once openraft has no more to send.
+    input: Option<S>,
+    stream: AppendStream,
+    outstanding: VecDeque<Outstanding>,
+    over: bool,
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<C>> + Unpin,
+{
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<C>, RPCError<C>>> {
+        if self.over {
+            return None;
+        }
+        loop {
+            if self.input.is_none() && self.outstanding.is_empty() {
+                self.over = true;
+                return None;
+            }
+            let may_send = self.outstanding.len() < OUTSTANDING_MAX;
+            let waits_since = self.outstanding.front().map(|o| o.sent_at);
+            let deadline =
+                waits_since.unwrap_or_else(Instant::now) + Duration::from_millis(ANSWER_TIMEOUT_MS);
+            tokio::select! {
+                biased;
+                result = self.stream.results.recv() => {
+                    let item = self.answered(result);
+                    self.over = !matches!(item, Ok(Ok(_)));
+                    return Some(item);
+                }
+                request = next_request(&mut self.input), if may_send && self.input.is_some() => match request {
+                    Some(request) => if let Err(error) = self.send(request).await {
+                        self.over = true;
+                        return Some(Err(error));
+                    },
+                    None => self.input = None,
+                },
+                () = tokio::time::sleep_until(deadline), if waits_since.is_some() => {
+                    self.over = true;
+                    let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS);
+                    return Some(Err(self.client.timeout(RPCTypes::AppendEntries, timeout).into()));
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<C>) -> Result<(), RPCError<C>> {
+        let client = self.client;
+        let wire = wire::append_to_wire(client.group, self.stream.id, client.heartbeat, request)
+            .map_err(|e| NetworkError::new(&e))?;
+        let (entries, bytes) = (wire.entries.len() as u64, wire::payload_bytes(&wire.entries));
+        client.metrics.message_sent("AppendRequest");
+        if !self.stream.send(wire).await {
+            return Err(
+                Unreachable::from_string(format!("lost the connection to broker {}", client.target)).into()
+            );
+        }
+        self.outstanding.push_back(Outstanding { sent_at: Instant::now(), entries, bytes });
+        Ok(())
+    }
+
+    fn answered(&mut self, result: Option<pb::AppendResult>) -> Result<StreamAppendResult<C>, RPCError<C>> {
+        let lost =
+            || Unreachable::from_string(format!("lost the connection to broker {}", self.client.target));
+        let result = result.ok_or_else(lost)?;
+        let answer = wire::append_result_from_wire(result.result).map_err(Unreachable::from_string)?;
+        if let (Some(asked), Ok(_)) = (self.outstanding.pop_front(), &answer) {
+            self.client.metrics.appended(asked.entries, asked.bytes, asked.sent_at.elapsed());
+        }
+        Ok(answer)
+    }
+}
+
+impl<S> Drop for Pipeline<'_, S> {
+    fn drop(&mut self) {
+        if !self.client.heartbeat {
+            self.stream.close(self.client.group);
+        }
+    }
+}
+
+async fn next_request<S>(input: &mut Option<S>) -> Option<AppendEntriesRequest<C>>
+where
+    S: Stream<Item = AppendEntriesRequest<C>> + Unpin,
+{
+    match input {
+        Some(input) => input.next().await,
+        None => None,
+    }
+}

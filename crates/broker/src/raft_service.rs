@@ -1,0 +1,258 @@
+//! The receiving side of what brokers say to each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_protocol::internal::v1::raft_server;
+use evenkeel_raft_storage::TypeConfig;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::metric_definitions::{message_received, record_heartbeat_gap};
+use crate::network::OUTSTANDING_MAX;
+use crate::replica::Replica;
+use crate::replicas::Replicas;
+use crate::{snapshot_transfer, wire};
+
+/// Results waiting for the connection. A full queue slows the reading of requests down, which is the bound.
+const RESULTS_MAX: usize = 16_384;
+const FRAME_RESULTS_MAX: usize = 1_024;
+
+pub struct RaftService {
+    pub replicas: Replicas,
+    pub store: evenkeel_raft_storage::StateStore,
+}
+
+impl RaftService {
+    fn replica(&self, group: u32) -> Result<&Arc<Replica>, Status> {
+        self.replicas.get(group).ok_or_else(|| Status::not_found(not_hosted(group)))
+    }
+}
+
+fn not_hosted(group: u32) -> String {
+    format!(
+        "partition {group} has no replica on this broker: compare [cluster] and [partitioning] of both brokers"
+    )
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    type ExchangeStream = BoxStream<'static, Result<pb::AppendResultFrame, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::AppendFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (results, results_rx) = mpsc::channel(RESULTS_MAX);
+        let receiver = Receiver { replicas: self.replicas.clone(), results, streams: HashMap::new() };
+        tokio::spawn(receiver.run(request.into_inner()));
+        Ok(Response::new(result_frames(results_rx)))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let replica = self.replica(request.group)?;
+        message_received(request.group, if request.pre_vote { "PollRequest" } else { "VoteRequest" });
+        let ask =
+            wire::vote_request_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let answer =
+            if request.pre_vote { replica.raft.pre_vote(ask).await } else { replica.raft.vote(ask).await };
+        let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
+        if answer.vote_granted && !request.pre_vote {
+            self.replicas.elector.heard(replica.partition);
+        }
+        Ok(Response::new(wire::vote_response_to_wire(&answer)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        let replica = self.replica(request.group)?;
+        message_received(request.group, "TransferRequest");
+        let ask = wire::transfer_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let answer = replica.raft.handle_transfer_leader(ask).await;
+        let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
+        let rejection = answer.err().map(|e| wire::rejection_to_wire(&e));
+        Ok(Response::new(pb::TransferLeaderResponse { rejection }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::SnapshotResult>, Status> {
+        snapshot_transfer::receive(&self.replicas, &self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
+        let group = request.into_inner().group;
+        let replica = self.replica(group)?;
+        let metrics = replica.metrics();
+        let reason = match &metrics.running_state {
+            Ok(()) => String::new(),
+            Err(fatal) => format!("the replica of partition {group} stopped: {fatal}"),
+        };
+        let last_log_id = metrics.last_log_index.map(|index| pb::LogId { index, ..Default::default() });
+        Ok(Response::new(pb::ProbeResponse { ready: reason.is_empty(), last_log_id, reason }))
+    }
+}
+
+/// One peer's exchange, as it arrives.
+struct Receiver {
+    replicas: Replicas,
+    results: mpsc::Sender<pb::AppendResult>,
+    /// Open replication streams: (group, stream) to the queue that openraft reads.
+    streams: HashMap<(u32, u64), mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
+}
+
+impl Receiver {
+    async fn run(mut self, mut inbound: Streaming<pb::AppendFrame>) {
+        let mut heartbeats = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(result) = heartbeats.next(), if !heartbeats.is_empty() => {
+                    if self.results.send(result).await.is_err() {
+                        return;
+                    }
+                }
+                frame = inbound.message() => {
+                    // The peer's death or our own: either way its streams end with this receiver.
+                    let Ok(Some(frame)) = frame else { return };
+                    for request in frame.requests {
+                        if request.heartbeat {
+                            heartbeats.push(heartbeat(self.replicas.clone(), request).boxed());
+                        } else if let Some(refusal) = self.route(request)
+                            && self.results.send(refusal).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands a request to its stream, opening it when it is the first.
+    fn route(&mut self, request: pb::AppendRequest) -> Option<pb::AppendResult> {
+        let key @ (group, stream) = (request.group, request.stream);
+        if request.close {
+            self.streams.remove(&key);
+            return None;
+        }
+        message_received(group, "AppendRequest");
+        let request = match wire::append_from_wire(request) {
+            Ok(request) => request,
+            Err(error) => return Some(unavailable(group, stream, error.to_string())),
+        };
+        let Some(replica) = self.replicas.get(group) else {
+            return Some(unavailable(group, stream, not_hosted(group)));
+        };
+        let queue = self.streams.entry(key).or_insert_with(|| {
+            let (tx, rx) = mpsc::channel(OUTSTANDING_MAX + 1);
+            tokio::spawn(serve_stream(
+                replica.clone(),
+                self.replicas.clone(),
+                stream,
+                rx,
+                self.results.clone(),
+            ));
+            tx
+        });
+        match queue.try_send(request) {
+            // A stream that ended with an error has said so; what was still under way gets no answer.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.streams.remove(&key);
+                Some(unavailable(group, stream, "more requests outstanding than agreed".to_owned()))
+            }
+        }
+    }
+}
+
+/// Feeds one replication stream to openraft until either side ends it.
+async fn serve_stream(
+    replica: Arc<Replica>,
+    replicas: Replicas,
+    stream: u64,
+    requests: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
+    results: mpsc::Sender<pb::AppendResult>,
+) {
+    let group = replica.partition.0;
+    let mut answers = std::pin::pin!(replica.raft.stream_append(ReceiverStream::new(requests)));
+    while let Some(answer) = answers.next().await {
+        let result = match answer {
+            Ok(answer) => {
+                heard_if_accepted(&replicas, &replica, &answer);
+                let closed = answer.is_err();
+                pb::AppendResult { group, stream, closed, result: Some(wire::append_result_to_wire(&answer)) }
+            }
+            Err(fatal) => unavailable(group, stream, fatal.to_string()),
+        };
+        if results.send(result).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn heartbeat(replicas: Replicas, request: pb::AppendRequest) -> pb::AppendResult {
+    let (group, stream) = (request.group, request.stream);
+    message_received(group, "AppendRequest");
+    let Some(replica) = replicas.get(group) else {
+        return unavailable(group, stream, not_hosted(group));
+    };
+    let request = match wire::append_from_wire(request) {
+        Ok(request) => request,
+        Err(error) => return unavailable(group, stream, error.to_string()),
+    };
+    let prev = request.prev_log_id;
+    match replica.raft.append_entries(request).await {
+        Ok(openraft::raft::AppendEntriesResponse::Conflict) if prev.is_none() => {
+            unavailable(group, stream, "conflict with an empty log".to_owned())
+        }
+        Ok(response) => {
+            let answer = response.into_stream_result(prev, prev);
+            heard_if_accepted(&replicas, replica, &answer);
+            let result = Some(wire::append_result_to_wire(&answer));
+            pb::AppendResult { group, stream, closed: true, result }
+        }
+        Err(error) => unavailable(group, stream, error.to_string()),
+    }
+}
+
+fn heard_if_accepted(replicas: &Replicas, replica: &Replica, answer: &StreamAppendResult<TypeConfig>) {
+    // A conflict comes from a live leader too; only a stale one is told of a higher vote.
+    if !matches!(answer, Err(openraft::raft::StreamAppendError::HigherVote(_))) {
+        if let Some(gap) = replicas.elector.heard(replica.partition) {
+            record_heartbeat_gap(replica.partition.0, gap);
+        }
+    }
+}
+
+fn unavailable(group: u32, stream: u64, reason: String) -> pb::AppendResult {
+    pb::AppendResult {
+        group,
+        stream,
+        closed: true,
+        result: Some(pb::append_result::Result::Unavailable(reason)),
+    }
+}
+
+/// Frames of whatever results wait.
+fn result_frames(
+    results: mpsc::Receiver<pb::AppendResult>,
+) -> BoxStream<'static, Result<pb::AppendResultFrame, Status>> {
+    futures::stream::unfold(results, |mut results| async move {
+        let mut frame = Vec::new();
+        if results.recv_many(&mut frame, FRAME_RESULTS_MAX).await == 0 {
+            return None;
+        }
+        Some((Ok(pb::AppendResultFrame { results: frame }), results))
+    })
+    .boxed()
+}

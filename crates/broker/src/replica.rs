@@ -1,0 +1,188 @@
+//! One broker's copy of one partition: writes, reads, and the gate that a transfer closes.
+//!
+//! Every proposal and every lease read passes the *gate* and holds it open until it is answered. A transfer
+//! closes it: nothing new is proposed, everything that was is answered, and only then is the target told to
+//! stand. So a planned change of leader leaves no write of unknown outcome, and no lease read can overlap the
+//! next leader's writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use evenkeel_protocol::internal::v1::{NotLeader, Outcome, Refused, refused::Reason};
+use evenkeel_protocol::{Epoch, NodeId, PartitionId};
+use evenkeel_raft_storage::{Command, GroupLog, PartitionReader, PartitionStateMachine, TypeConfig};
+use futures::StreamExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::distribution::Replica as Member;
+
+/// openraft, filled in.
+pub type Raft = openraft::Raft<TypeConfig, PartitionStateMachine>;
+pub type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+
+/// What a broker answers to a write.
+#[derive(Debug)]
+pub enum Answer {
+    Outcome(Outcome),
+    NotLeader(NotLeader),
+    Refused(Refused),
+}
+
+/// Why a read was not served here.
+#[derive(Debug)]
+pub enum ReadRefusal {
+    NotLeader(NotLeader),
+    Refused(Refused),
+}
+
+pub struct Replica {
+    pub partition: PartitionId,
+    pub me: NodeId,
+    pub raft: Raft,
+    pub log: GroupLog,
+    pub reader: PartitionReader,
+    /// The whole replica set, highest priority first.
+    pub members: Vec<Member>,
+    gate: Arc<RwLock<()>>,
+    transfer: Arc<Mutex<()>>,
+    /// Term in which a transfer was given up after its target had been told to stand: the target might still
+    /// win, with the lease set aside, so this leadership answers reads only after asking a majority.
+    lease_void_in_term: AtomicU64,
+}
+
+impl Replica {
+    pub fn new(
+        partition: PartitionId,
+        me: NodeId,
+        raft: Raft,
+        log: GroupLog,
+        reader: PartitionReader,
+        members: Vec<Member>,
+    ) -> Self {
+        Self {
+            partition,
+            me,
+            raft,
+            log,
+            reader,
+            members,
+            gate: Arc::default(),
+            transfer: Arc::default(),
+            lease_void_in_term: AtomicU64::new(0),
+        }
+    }
+
+    /// A copy of openraft's newest metrics.
+    pub fn metrics(&self) -> RaftMetrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// The epoch of this replica's own leadership, if it leads now.
+    pub fn leads(&self) -> Option<Epoch> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.me.0);
+        leads.then_some(Epoch { term: metrics.current_term, node: self.me })
+    }
+
+    fn not_leader(&self, forward: &ForwardToLeader<TypeConfig>) -> NotLeader {
+        NotLeader { leader: forward.leader_id, term: self.raft.metrics().borrow_watched().current_term }
+    }
+
+    /// Proposes commands, in order, and answers each once it is applied. Waits at the gate during a transfer.
+    pub async fn write(&self, commands: Vec<Command>, mut answer: impl FnMut(usize, Answer)) {
+        let total = commands.len();
+        let _open = self.gate.read().await;
+        let mut results = match self.raft.client_write_many(commands).await {
+            Ok(results) => results,
+            Err(fatal) => {
+                // Nothing was handed over, so nothing can have been written.
+                (0..total).for_each(|i| answer(i, Answer::Refused(stopped(&fatal))));
+                return;
+            }
+        };
+        for i in 0..total {
+            answer(
+                i,
+                match results.next().await {
+                    Some(Ok(Ok(response))) => Answer::Outcome(response.response),
+                    Some(Ok(Err(ClientWriteError::ForwardToLeader(f)))) => {
+                        Answer::NotLeader(self.not_leader(&f))
+                    }
+                    Some(Ok(Err(error))) => Answer::Refused(unknown(error.to_string())),
+                    Some(Err(fatal)) => Answer::Refused(unknown(fatal.to_string())),
+                    None => Answer::Refused(unknown("the replica stopped before it answered".to_owned())),
+                },
+            );
+        }
+    }
+
+    /// Returns once this replica may answer a linearizable read from what it has applied.
+    pub async fn confirm_leadership(&self) -> Result<(), ReadRefusal> {
+        let open = self.gate.try_read();
+        let term = self.raft.metrics().borrow_watched().current_term;
+        let lease = open.is_ok() && self.lease_void_in_term.load(Ordering::Acquire) != term;
+        if lease {
+            match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
+                Ok(_) => return Ok(()),
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {}
+                Err(error) => return Err(self.read_refusal(error)),
+            }
+        }
+        drop(open);
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.read_refusal(error)),
+        }
+    }
+
+    fn read_refusal(&self, error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> ReadRefusal {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(f)) => {
+                ReadRefusal::NotLeader(self.not_leader(&f))
+            }
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => {
+                ReadRefusal::NotLeader(NotLeader {
+                    leader: None,
+                    term: self.raft.metrics().borrow_watched().current_term,
+                })
+            }
+            RaftError::Fatal(fatal) => ReadRefusal::Refused(stopped(&fatal)),
+        }
+    }
+
+    /// Reserves this replica for one transfer; `None` while another is under way.
+    pub fn try_begin_transfer(&self) -> Option<OwnedMutexGuard<()>> {
+        self.transfer.clone().try_lock_owned().ok()
+    }
+
+    /// Closes the gate: returns once everything proposed before is answered. `None` when that takes longer than
+    /// `patience`; then the gate is open again.
+    pub async fn freeze(&self, patience: Duration) -> Option<OwnedRwLockWriteGuard<()>> {
+        tokio::time::timeout(patience, self.gate.clone().write_owned()).await.ok()
+    }
+
+    /// From now on this leadership answers linearizable reads only after asking a majority.
+    pub fn void_lease(&self, term: u64) {
+        self.lease_void_in_term.store(term, Ordering::Release);
+    }
+
+    /// What `node` lacks, (entries, bytes), if this replica leads and the node answered since.
+    pub fn lag_of(&self, metrics: &RaftMetrics, node: NodeId) -> Option<(u64, u64)> {
+        let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?.index();
+        let last = metrics.last_log_index.unwrap_or(0);
+        Some((last.saturating_sub(matched), self.log.bytes_after(Some(matched))))
+    }
+}
+
+fn stopped(fatal: &Fatal<TypeConfig>) -> Refused {
+    Refused { reason: Reason::Stopped as i32, detail: fatal.to_string() }
+}
+
+fn unknown(detail: String) -> Refused {
+    Refused { reason: Reason::UnknownOutcome as i32, detail }
+}

@@ -1,0 +1,227 @@
+//! What this broker tells gateways about itself, and the watch that keeps it current.
+//!
+//! Gateways hold a stream open; every change of role, term or leader is pushed at once, lag at least every
+//! second. So a gateway knows a new leader as soon as the leader does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_protocol::v1::{Health, Role};
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::metric_definitions::{self as metric, ReplicaGauges};
+use crate::options::Options;
+use crate::replica::{RaftMetrics, Replica};
+use crate::replicas::Replicas;
+use crate::stop::Stop;
+
+/// Lag changes with every write; it is pushed this often.
+const LAG_INTERVAL_MS: u64 = 1_000;
+/// Changes that come together are pushed together.
+const SETTLE_MS: u64 = 1;
+
+/// Cheap handle.
+#[derive(Clone)]
+pub struct StatusHub(Arc<Inner>);
+
+struct Inner {
+    replicas: Replicas,
+    base: pb::BrokerStatus,
+    changed: Notify,
+    draining: Mutex<bool>,
+    published: watch::Sender<Arc<pb::BrokerStatus>>,
+}
+
+impl StatusHub {
+    pub fn new(options: &Options, host: String, port: u32, cluster_size: u32, replicas: Replicas) -> Self {
+        let base = pb::BrokerStatus {
+            node_id: options.cluster.node_id,
+            cluster_id: options.cluster.id.clone(),
+            host,
+            port,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            partitions_count: options.cluster.partitions,
+            replication_factor: options.cluster.replication_factor,
+            cluster_size,
+            priority_election: options.raft.priority_election,
+            ..Default::default()
+        };
+        let (published, _) = watch::channel(Arc::new(base.clone()));
+        let (changed, draining) = (Notify::new(), Mutex::new(false));
+        Self(Arc::new(Inner { replicas, base, changed, draining, published }))
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Arc<pb::BrokerStatus>> {
+        self.0.published.subscribe()
+    }
+
+    pub fn set_draining(&self) {
+        *self.0.draining.lock() = true;
+        self.0.changed.notify_one();
+    }
+
+    /// Publishes until `stop`.
+    pub async fn run(self, mut stop: Stop) {
+        loop {
+            self.0.published.send_replace(Arc::new(self.build()));
+            tokio::select! {
+                () = self.0.changed.notified() => tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await,
+                () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)) => {}
+                () = stop.requested() => return,
+            }
+        }
+    }
+
+    fn build(&self) -> pb::BrokerStatus {
+        let replicas = self.0.replicas.iter().map(|r| replica_status(r)).collect();
+        pb::BrokerStatus { replicas, draining: *self.0.draining.lock(), ..self.0.base.clone() }
+    }
+
+    /// Follows one replica's roles until it stops: tells the elector and the gateways, and counts.
+    pub async fn follow(self, replica: Arc<Replica>) {
+        let partition = replica.partition;
+        let mut changes = replica.raft.server_metrics();
+        let mut led = false;
+        let mut role = Role::Unspecified;
+        let mut committed_at_start = 0;
+        loop {
+            let metrics = replica.metrics();
+            let leads = replica.leads().is_some();
+            let now_role = role_of(&metrics);
+            if now_role != role {
+                role = now_role;
+                metric::role_changed(partition.0);
+                tracing::info!(%partition, term = metrics.current_term, role = role.as_str_name(), "role");
+            }
+            if leads != led {
+                self.0.replicas.elector.leading(partition, leads);
+                let committed = metrics.local_committed.map_or(0, |id| id.index());
+                if leads {
+                    metric::election_won(partition.0);
+                    committed_at_start = committed;
+                    tokio::spawn(measure_transition(replica.clone(), Instant::now()));
+                } else {
+                    metric::committed(partition.0, committed.saturating_sub(committed_at_start));
+                }
+                led = leads;
+            }
+            self.0.changed.notify_one();
+            // Between two changes, commits are counted once a second.
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)), if led => {
+                    let committed = replica.metrics().local_committed.map_or(0, |id| id.index());
+                    metric::committed(partition.0, committed.saturating_sub(committed_at_start));
+                    committed_at_start = committed.max(committed_at_start);
+                }
+            }
+        }
+    }
+
+    /// Brings the gauges up to date; called for each scrape.
+    pub fn refresh_gauges(&self) {
+        for replica in self.0.replicas.iter() {
+            let metrics = replica.metrics();
+            let others = replica.members.iter().map(|m| m.node).filter(|n| *n != replica.me);
+            let lag = |node: evenkeel_protocol::NodeId| {
+                replica.lag_of(&metrics, node).map(|(entries, bytes)| (node.0, entries, bytes))
+            };
+            let own = replica.members.iter().find(|m| m.node == replica.me);
+            let gauges = ReplicaGauges {
+                role: match role_of(&metrics) {
+                    Role::Leader => 3.0,
+                    Role::Candidate => 2.0,
+                    Role::Follower => 1.0,
+                    Role::Inactive | Role::Unspecified => 0.0,
+                },
+                health: match health_of(&metrics) {
+                    Health::Healthy => 1.0,
+                    Health::Dead => -1.0,
+                    Health::Unhealthy | Health::Unspecified => 0.0,
+                },
+                commit_index: metrics.local_committed.map_or(0, |id| id.index()),
+                append_index: metrics.last_log_index.unwrap_or(0),
+                records: replica.reader.records_count(),
+                priority: own.map_or(0, |m| m.priority.0),
+                followers: others.clone().filter_map(lag).collect(),
+            };
+            metric::set_replica_gauges(replica.partition.0, &gauges, others.map(|n| n.0));
+        }
+    }
+}
+
+/// Records how long a fresh leader took until it had applied everything before its own first entry.
+async fn measure_transition(replica: Arc<Replica>, won_at: Instant) {
+    let Some(epoch) = replica.leads() else { return };
+    let ready = replica.raft.wait(Some(Duration::from_secs(30)));
+    let ready = ready.metrics(
+        |m| {
+            m.current_term != epoch.term
+                || m.last_applied.is_some_and(|id| id.committed_leader_id().term == epoch.term)
+        },
+        "the leader's first entry is applied",
+    );
+    if let Ok(metrics) = ready.await
+        && metrics.current_term == epoch.term
+    {
+        metric::leader_transition(replica.partition.0, won_at.elapsed());
+    }
+}
+
+fn role_of(metrics: &RaftMetrics) -> Role {
+    if metrics.running_state.is_err() {
+        return Role::Inactive;
+    }
+    match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower | ServerState::Learner => Role::Follower,
+        ServerState::Shutdown => Role::Inactive,
+    }
+}
+
+fn health_of(metrics: &RaftMetrics) -> Health {
+    match (&metrics.running_state, metrics.current_leader) {
+        (Err(_), _) => Health::Dead,
+        (Ok(()), Some(_)) => Health::Healthy,
+        (Ok(()), None) => Health::Unhealthy,
+    }
+}
+
+fn replica_status(replica: &Replica) -> pb::ReplicaStatus {
+    let metrics = replica.metrics();
+    let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(replica.me.0);
+    let others = replica.members.iter().filter(|m| m.node != replica.me && leads);
+    let followers = others
+        .map(|m| {
+            let lag = replica.lag_of(&metrics, m.node);
+            pb::FollowerLag { node_id: m.node.0, entries: lag.map(|l| l.0), bytes: lag.map(|l| l.1) }
+        })
+        .collect();
+    let members = replica.members.iter();
+    let own = replica.members.iter().find(|m| m.node == replica.me);
+    let role = match role_of(&metrics) {
+        // A winner whose first entry is not committed yet cannot serve; openraft names no leader until it can.
+        Role::Leader if !leads => Role::Candidate,
+        role => role,
+    };
+    pb::ReplicaStatus {
+        partition_id: replica.partition.0,
+        role: role as i32,
+        health: health_of(&metrics) as i32,
+        priority: own.map_or(0, |m| m.priority.0),
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        last_log_index: metrics.last_log_index.unwrap_or(0),
+        commit_index: metrics.local_committed.map_or(0, |id| id.index()),
+        applied_index: metrics.last_applied.map_or(0, |id| id.index()),
+        followers,
+        replicas: members
+            .map(|m| pb::ReplicaPriority { node_id: m.node.0, priority: m.priority.0 })
+            .collect(),
+    }
+}
