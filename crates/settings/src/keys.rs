@@ -82,7 +82,9 @@ pub enum DocsError {
     #[error("key {0} has no line in DOCS; add one")]
     Undocumented(String),
     /// An explanation without a key.
-    #[error("DOCS explains {0}, which is not a key; remove the line or give the field a default that is written")]
+    #[error(
+        "DOCS explains {0}, which is not a key; remove the line or give the field a default that is written"
+    )]
     NoSuchKey(&'static str),
     /// Two keys that no flag or variable could tell apart.
     #[error("keys {0} and {1} share the environment variable {2}; rename one")]

@@ -5,12 +5,21 @@
 //! (`EVENKEEL_CLUSTER_NODE_ID`) and the check for unknown keys. What a value means stays with the type: this
 //! crate only guarantees that it has the right kind, and says where a wrong one came from.
 
+mod error;
+mod file;
+mod flags;
 mod keys;
+mod load;
+mod render;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use error::{Origin, SettingsError};
+pub use flags::flags;
 pub use keys::{DocsError, check_docs};
+pub use load::{environment, load};
+pub use render::render;
 
 /// A type whose fields can be set in a file, by environment variables and by flags.
 ///
