@@ -189,6 +189,16 @@ impl StateStore {
     }
 }
 
+#[cfg(test)]
+impl StateStore {
+    /// Keys of all records, request ids and changes, live or not.
+    pub(crate) fn keys_count(&self) -> io::Result<usize> {
+        let Keyspaces { records, requests, changes, .. } = &self.inner.keyspaces;
+        let counts = [records, requests, changes].map(|keyspace| keyspace.len().map_err(io_error));
+        counts.into_iter().sum()
+    }
+}
+
 impl StoreInner {
     /// Begins a new generation of a partition: takes a number never used before and gives it its `g` row.
     pub(crate) fn begin_generation(&self, partition: GroupId) -> io::Result<Scope> {
