@@ -103,7 +103,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let started = start_replicas(&options, &validated, &log, &store, &peers).await?;
     let replicas = Replicas::new(started, elector.clone());
     for replica in replicas.iter() {
-        let initialized = replica.metrics().membership_config.voter_ids().next().is_some();
+        let initialized = replica.raft_metrics().membership_config.voter_ids().next().is_some();
         let rank = validated.distribution.rank_of(replica.partition, validated.node).unwrap_or(0);
         elector.add(replica.partition, rank, initialized);
     }
@@ -162,7 +162,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 }
             })
             .await;
-        log.close().await;
+        if let Err(error) = log.close().await {
+            tracing::warn!(%error, "the log did not close cleanly");
+        }
     };
     if tokio::time::timeout(Duration::from_millis(SHUTDOWN_MS_MAX), stopping).await.is_err() {
         tracing::warn!("replicas still run after {SHUTDOWN_MS_MAX} ms; leaving all the same");
@@ -229,7 +231,6 @@ fn raft_config(options: &Options) -> Arc<openraft::Config> {
         enable_leader_restore: Some(false),
         max_payload_entries: APPEND_ENTRIES_MAX,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        send_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.raft.snapshot_after_entries),
         max_in_snapshot_log_to_keep: options.raft.log_entries_kept,
         replication_lag_threshold: options.raft.snapshot_after_entries.saturating_mul(2),

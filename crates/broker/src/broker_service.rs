@@ -256,7 +256,7 @@ async fn watch_partition(
     let mut tell_position = true;
     loop {
         if replica.leads().is_none() {
-            let metrics = replica.metrics();
+            let metrics = replica.raft_metrics();
             let result =
                 R::NotLeader(pb::NotLeader { leader: metrics.current_leader, term: metrics.current_term });
             let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;

@@ -54,7 +54,7 @@ impl Handover {
             ..base.clone()
         };
         let Some(epoch) = replica.leads().filter(|epoch| term == 0 || epoch.term == term) else {
-            let leader = replica.metrics().current_leader;
+            let leader = replica.raft_metrics().current_leader;
             let detail = match leader {
                 Some(leader) => format!(
                     "broker {} does not lead partition {}: broker {leader} does",
@@ -107,7 +107,7 @@ impl Handover {
     }
 
     fn views(&self, replica: &Replica) -> Vec<ReplicaView> {
-        let metrics = replica.metrics();
+        let metrics = replica.raft_metrics();
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let view = |member: &crate::distribution::Replica| {
             let lag =
@@ -222,7 +222,7 @@ async fn close_gate(replica: &Replica, patience: Duration) -> Done {
 }
 
 async fn ask_to_stand(peer: &Arc<Peer>, replica: &Replica, term: u64, patience: Duration) -> Done {
-    let metrics = replica.metrics();
+    let metrics = replica.raft_metrics();
     let last_log_id = metrics.last_applied;
     let request =
         TransferLeaderRequest::new(Vote::new_committed(term, replica.me.0), peer.node.0, last_log_id);

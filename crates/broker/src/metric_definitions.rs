@@ -124,6 +124,7 @@ pub struct FollowerMetrics {
     entries: Counter,
     bytes: Counter,
     latency: Histogram,
+    appends_sent: Counter,
 }
 
 impl FollowerMetrics {
@@ -135,6 +136,7 @@ impl FollowerMetrics {
         };
         Self {
             partition,
+            appends_sent: messages_sent(partition, &to, "AppendRequest"),
             entries: counter!("atomix_append_entries_rate_total", &labels()),
             bytes: counter!("atomix_append_entries_data_rate_total", &labels()),
             latency: histogram!("atomix_append_entries_latency", &labels()),
@@ -148,20 +150,57 @@ impl FollowerMetrics {
         self.latency.record(took.as_secs_f64());
     }
 
+    pub fn append_sent(&self) {
+        self.appends_sent.increment(1);
+    }
+
+    /// For the rare kinds; appends have their own handle.
     pub fn message_sent(&self, kind: &'static str) {
-        let [group, part] = partition_labels(self.partition);
-        let labels = [group, part, ("to", self.to.clone()), ("type", kind.to_owned())];
-        counter!("atomix_raft_messages_send_total", &labels).increment(1);
+        messages_sent(self.partition, &self.to, kind).increment(1);
     }
 }
 
-pub fn message_received(partition: u32, kind: &'static str) {
+fn messages_sent(partition: u32, to: &str, kind: &'static str) -> Counter {
     let [group, part] = partition_labels(partition);
-    counter!("atomix_raft_messages_received_total", &[group, part, ("type", kind.to_owned())]).increment(1);
+    counter!(
+        "atomix_raft_messages_send_total",
+        &[group, part, ("to", to.to_owned()), ("type", kind.to_owned())]
+    )
 }
 
-pub fn record_heartbeat_gap(partition: u32, gap: Duration) {
-    histogram!("atomix_heartbeat_time_in_s", &partition_labels(partition)).record(gap.as_secs_f64());
+/// What a replica counts for each message that reaches it; handles are looked up once.
+pub struct ReplicaMetrics {
+    partition: u32,
+    appends_received: Counter,
+    heartbeat_gap: Histogram,
+}
+
+impl ReplicaMetrics {
+    pub fn new(partition: u32) -> Self {
+        Self {
+            partition,
+            appends_received: messages_received(partition, "AppendRequest"),
+            heartbeat_gap: histogram!("atomix_heartbeat_time_in_s", &partition_labels(partition)),
+        }
+    }
+
+    pub fn append_received(&self) {
+        self.appends_received.increment(1);
+    }
+
+    /// For the rare kinds; appends have their own handle.
+    pub fn message_received(&self, kind: &'static str) {
+        messages_received(self.partition, kind).increment(1);
+    }
+
+    pub fn leader_heard(&self, gap: Duration) {
+        self.heartbeat_gap.record(gap.as_secs_f64());
+    }
+}
+
+fn messages_received(partition: u32, kind: &'static str) -> Counter {
+    let [group, part] = partition_labels(partition);
+    counter!("atomix_raft_messages_received_total", &[group, part, ("type", kind.to_owned())])
 }
 
 pub fn heartbeat_missed(partition: u32) {

@@ -273,7 +273,7 @@ where
         let wire = wire::append_to_wire(client.group, self.stream.id, client.heartbeat, request)
             .map_err(|e| NetworkError::new(&e))?;
         let (entries, bytes) = (wire.entries.len() as u64, wire::payload_bytes(&wire.entries));
-        client.metrics.message_sent("AppendRequest");
+        client.metrics.append_sent();
         if !self.stream.send(wire).await {
             return Err(
                 Unreachable::from_string(format!("lost the connection to broker {}", client.target)).into()

@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::metric_definitions::{message_received, record_heartbeat_gap};
 use crate::network::OUTSTANDING_MAX;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
@@ -57,7 +56,7 @@ impl raft_server::Raft for RaftService {
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
         let request = request.into_inner();
         let replica = self.replica(request.group)?;
-        message_received(request.group, if request.pre_vote { "PollRequest" } else { "VoteRequest" });
+        replica.metrics.message_received(if request.pre_vote { "PollRequest" } else { "VoteRequest" });
         let ask =
             wire::vote_request_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let answer =
@@ -75,7 +74,7 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
         let replica = self.replica(request.group)?;
-        message_received(request.group, "TransferRequest");
+        replica.metrics.message_received("TransferRequest");
         let ask = wire::transfer_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let answer = replica.raft.handle_transfer_leader(ask).await;
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
@@ -93,7 +92,7 @@ impl raft_server::Raft for RaftService {
     async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
         let group = request.into_inner().group;
         let replica = self.replica(group)?;
-        let metrics = replica.metrics();
+        let metrics = replica.raft_metrics();
         let reason = match &metrics.running_state {
             Ok(()) => String::new(),
             Err(fatal) => format!("the replica of partition {group} stopped: {fatal}"),
@@ -145,13 +144,13 @@ impl Receiver {
             self.streams.remove(&key);
             return None;
         }
-        message_received(group, "AppendRequest");
+        let Some(replica) = self.replicas.get(group) else {
+            return Some(unavailable(group, stream, not_hosted(group)));
+        };
+        replica.metrics.append_received();
         let request = match wire::append_from_wire(request) {
             Ok(request) => request,
             Err(error) => return Some(unavailable(group, stream, error.to_string())),
-        };
-        let Some(replica) = self.replicas.get(group) else {
-            return Some(unavailable(group, stream, not_hosted(group)));
         };
         let queue = self.streams.entry(key).or_insert_with(|| {
             let (tx, rx) = mpsc::channel(OUTSTANDING_MAX + 1);
@@ -202,10 +201,10 @@ async fn serve_stream(
 
 async fn heartbeat(replicas: Replicas, request: pb::AppendRequest) -> pb::AppendResult {
     let (group, stream) = (request.group, request.stream);
-    message_received(group, "AppendRequest");
     let Some(replica) = replicas.get(group) else {
         return unavailable(group, stream, not_hosted(group));
     };
+    replica.metrics.append_received();
     let request = match wire::append_from_wire(request) {
         Ok(request) => request,
         Err(error) => return unavailable(group, stream, error.to_string()),
@@ -229,7 +228,7 @@ fn heard_if_accepted(replicas: &Replicas, replica: &Replica, answer: &StreamAppe
     // A conflict comes from a live leader too; only a stale one is told of a higher vote.
     if !matches!(answer, Err(openraft::raft::StreamAppendError::HigherVote(_))) {
         if let Some(gap) = replicas.elector.heard(replica.partition) {
-            record_heartbeat_gap(replica.partition.0, gap);
+            replica.metrics.leader_heard(gap);
         }
     }
 }

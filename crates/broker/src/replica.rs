@@ -19,6 +19,7 @@ use openraft::{ReadPolicy, ServerState};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::distribution::Replica as Member;
+use crate::metric_definitions::ReplicaMetrics;
 
 /// openraft, filled in.
 pub type Raft = openraft::Raft<TypeConfig, PartitionStateMachine>;
@@ -47,6 +48,7 @@ pub struct Replica {
     pub reader: PartitionReader,
     /// The whole replica set, highest priority first.
     pub members: Vec<Member>,
+    pub metrics: ReplicaMetrics,
     gate: Arc<RwLock<()>>,
     transfer: Arc<Mutex<()>>,
     /// Term in which a transfer was given up after its target had been told to stand: the target might still
@@ -70,6 +72,7 @@ impl Replica {
             log,
             reader,
             members,
+            metrics: ReplicaMetrics::new(partition.0),
             gate: Arc::default(),
             transfer: Arc::default(),
             lease_void_in_term: AtomicU64::new(0),
@@ -77,7 +80,7 @@ impl Replica {
     }
 
     /// A copy of openraft's newest metrics.
-    pub fn metrics(&self) -> RaftMetrics {
+    pub fn raft_metrics(&self) -> RaftMetrics {
         self.raft.metrics().borrow_watched().clone()
     }
 

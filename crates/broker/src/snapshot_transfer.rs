@@ -18,7 +18,7 @@ use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
 use tonic::{Status, Streaming};
 
-use crate::metric_definitions::{message_received, snapshot_received};
+use crate::metric_definitions::snapshot_received;
 use crate::peer::Peer;
 use crate::replicas::Replicas;
 use crate::wire;
@@ -99,10 +99,10 @@ pub async fn receive(
     let header = chunks.message().await?.and_then(|c| c.header);
     let header = header.ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
     let group = header.group;
-    message_received(group, "InstallRequest");
     let replica = replicas
         .get(group)
         .ok_or_else(|| Status::not_found(format!("no replica of partition {group} here")))?;
+    replica.metrics.message_received("InstallRequest");
     let vote =
         header.vote.as_ref().ok_or_else(|| Status::invalid_argument("snapshot header without vote"))?;
     let vote = wire::vote_from_wire(vote);

@@ -89,7 +89,7 @@ impl StatusHub {
         let mut role = Role::Unspecified;
         let mut committed_at_start = 0;
         loop {
-            let metrics = replica.metrics();
+            let metrics = replica.raft_metrics();
             let leads = replica.leads().is_some();
             let now_role = role_of(&metrics);
             if now_role != role {
@@ -114,7 +114,7 @@ impl StatusHub {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)), if led => {
-                    let committed = replica.metrics().local_committed.map_or(0, |id| id.index());
+                    let committed = replica.raft_metrics().local_committed.map_or(0, |id| id.index());
                     metric::committed(partition.0, committed.saturating_sub(committed_at_start));
                     committed_at_start = committed.max(committed_at_start);
                 }
@@ -125,7 +125,7 @@ impl StatusHub {
     /// Brings the gauges up to date; called for each scrape.
     pub fn refresh_gauges(&self) {
         for replica in self.0.replicas.iter() {
-            let metrics = replica.metrics();
+            let metrics = replica.raft_metrics();
             let others = replica.members.iter().map(|m| m.node).filter(|n| *n != replica.me);
             let lag = |node: evenkeel_protocol::NodeId| {
                 replica.lag_of(&metrics, node).map(|(entries, bytes)| (node.0, entries, bytes))
@@ -193,7 +193,7 @@ fn health_of(metrics: &RaftMetrics) -> Health {
 }
 
 fn replica_status(replica: &Replica) -> pb::ReplicaStatus {
-    let metrics = replica.metrics();
+    let metrics = replica.raft_metrics();
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(replica.me.0);
     let others = replica.members.iter().filter(|m| m.node != replica.me && leads);
     let followers = others
