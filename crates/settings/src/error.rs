@@ -69,8 +69,8 @@ pub enum SettingsError {
         key: String,
         /// As written.
         value: String,
-        /// Where.
-        origin: Origin,
+        /// Where. Boxed to keep results small.
+        origin: Box<Origin>,
         /// What was expected.
         problem: String,
         /// What to do.

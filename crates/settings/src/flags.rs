@@ -1,9 +1,13 @@
 //! Flags, one for each key.
 
-use clap::{Arg, ArgAction};
+use std::marker::PhantomData;
+use std::path::Path;
 
-use crate::Settings;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::error::SettingsError;
 use crate::keys::{Key, Kind, keys};
+use crate::{Settings, load};
 
 /// One flag for each key of `T`, for a `clap::Command`; [`load`](crate::load) reads them from its matches.
 ///
@@ -12,6 +16,54 @@ use crate::keys::{Key, Kind, keys};
 #[must_use]
 pub fn flags<T: Settings>() -> Vec<Arg> {
     keys::<T>().unwrap_or_default().iter().map(flag).collect()
+}
+
+/// The flags of `T` for `clap`'s derive: a field `#[command(flatten)] settings: SettingsArgs<Options>`.
+#[derive(Debug)]
+pub struct SettingsArgs<T> {
+    matches: ArgMatches,
+    settings: PhantomData<fn() -> T>,
+}
+
+impl<T: Settings> SettingsArgs<T> {
+    /// [`load`](crate::load) with these flags.
+    ///
+    /// # Errors
+    /// As [`load`](crate::load).
+    pub fn load(
+        &self,
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<T, SettingsError> {
+        load(file, env, &self.matches)
+    }
+}
+
+impl<T> Clone for SettingsArgs<T> {
+    fn clone(&self) -> Self {
+        Self { matches: self.matches.clone(), settings: PhantomData }
+    }
+}
+
+impl<T: Settings> FromArgMatches for SettingsArgs<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { matches: matches.clone(), settings: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.matches = matches.clone();
+        Ok(())
+    }
+}
+
+impl<T: Settings> Args for SettingsArgs<T> {
+    fn augment_args(command: Command) -> Command {
+        command.args(flags::<T>())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
 }
 
 fn flag(key: &Key) -> Arg {

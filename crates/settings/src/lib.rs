@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::{Origin, SettingsError};
-pub use flags::flags;
+pub use flags::{SettingsArgs, flags};
 pub use keys::{DocsError, check_docs};
 pub use load::{environment, load};
 pub use render::render;

@@ -61,7 +61,7 @@ fn from_file<'a>(path: &Path, known: &'a [Key]) -> Result<Layer<'a>, SettingsErr
                 problem: "expected a section".into(),
                 remedy: format!("write its keys below a line [{}]", entry.path),
                 key: entry.path,
-                origin: entry.origin,
+                origin: Box::new(entry.origin),
             }),
             None => Err(SettingsError::Unknown {
                 value: shown(&entry.value),
@@ -146,14 +146,20 @@ fn check<T: Settings>(
         Some(_) => ("is too large".to_owned(), format!("set something like {}", shown(&key.default))),
         None => (one_line(error.message()), format!("set something like {}", shown(&key.default))),
     };
-    Err(SettingsError::Value { key: key.path.to_owned(), value: shown(value), origin, problem, remedy })
+    Err(SettingsError::Value {
+        key: key.path.to_owned(),
+        value: shown(value),
+        origin: Box::new(origin),
+        problem,
+        remedy,
+    })
 }
 
 fn wrong_kind(key: &Key, value: String, origin: Origin) -> SettingsError {
     SettingsError::Value {
         key: key.path.to_owned(),
         value,
-        origin,
+        origin: Box::new(origin),
         problem: format!("expected {}", key.kind.expected()),
         remedy: format!("set something like {}", shown(&key.default)),
     }

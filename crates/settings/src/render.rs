@@ -22,7 +22,7 @@ pub fn render<T: Settings>(settings: &T) -> Result<String, DocsError> {
     for key in keys::<T>()? {
         if key.section() != section {
             section = key.section();
-            let _ = write!(text, "{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
+            let _ = writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" });
         }
         comment(&mut text, key.doc);
         let name = key.path.rsplit('.').next().unwrap_or(key.path);

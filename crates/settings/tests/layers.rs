@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use evenkeel_settings::{DocsError, Settings, check_docs, flags, load, render};
+use clap::Parser;
+use evenkeel_settings::{DocsError, Settings, SettingsArgs, check_docs, flags, load, render};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -274,6 +275,21 @@ fn help_tells_what_a_flag_is_for_its_default_and_its_variable() {
     ] {
         assert!(help.contains(part), "{part} in {help}");
     }
+}
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[arg(long)]
+    config: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs<Ship>,
+}
+
+#[test]
+fn derived_commands_take_the_flags_beside_their_own() {
+    let cli = Cli::parse_from(["ship", "--hull-masts", "5", "--config", "no/such/ship.toml"]);
+    assert_eq!(cli.settings.load(None, []).unwrap().hull.masts, 5);
+    assert!(cli.settings.load(cli.config.as_deref(), []).is_err());
 }
 
 #[derive(Default, Serialize, Deserialize)]
