@@ -3,18 +3,27 @@
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration, 3 the cluster cannot be reached or refused; `rebalance` adds 6 and 7.
 
+mod ack_gap;
+mod bench;
 mod child_process;
 mod connection;
 mod delete;
 mod dev;
 mod free_ports;
 mod get;
+mod http;
+mod import;
+mod json_lines;
 mod list;
+mod load;
 mod local_cluster;
 mod outcome;
+mod pid_file;
 mod put;
+mod rebalance;
 mod record_output;
 mod signals;
+mod status;
 mod tables;
 mod watch;
 
@@ -45,6 +54,10 @@ struct Cli {
 enum Command {
     /// Run a cluster on this machine until Ctrl-C
     Dev(dev::DevArgs),
+    /// Show who leads each partition, who should, and who lags
+    Status(status::StatusArgs),
+    /// Bring leaders back to their primaries; exits 6 when some transfers failed, 7 when one is under way
+    Rebalance(rebalance::RebalanceArgs),
     /// Write a record
     Put(put::PutArgs),
     /// Read a record
@@ -55,6 +68,10 @@ enum Command {
     List(list::ListArgs),
     /// Print changes as they happen
     Watch(watch::WatchArgs),
+    /// Write the lines of a JSON Lines file as records; run it again to go on where it was stopped
+    Import(import::ImportArgs),
+    /// Measure writes: how many, how fast, and the longest time without any
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +99,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Delete(args) => delete::run(args, connection).await,
         Command::List(args) => list::run(args, connection).await,
         Command::Watch(args) => watch::run(args, connection).await,
+        Command::Status(args) => status::run(args, connection).await,
+        Command::Rebalance(args) => rebalance::run(args, connection).await,
+        Command::Import(args) => import::run(args, connection).await,
+        Command::Bench(args) => bench::run(args, connection).await,
     }
 }
 

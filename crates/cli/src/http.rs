@@ -1,0 +1,113 @@
+//! Plain HTTP requests to a gateway's or broker's ports.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+use crate::outcome::Failure;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Metrics of 10,000 partitions fit.
+const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A header's text; absent when it is not there or not text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Keeps connections between requests; clones share them.
+#[derive(Clone, Debug)]
+pub struct Http {
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Http {
+    pub fn new() -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    pub async fn get(&self, url: &str) -> Result<Answer, Failure> {
+        self.send(Method::GET, url).await
+    }
+
+    pub async fn post(&self, url: &str) -> Result<Answer, Failure> {
+        self.send(Method::POST, url).await
+    }
+
+    async fn send(&self, method: Method, url: &str) -> Result<Answer, Failure> {
+        let request = Request::builder().method(&method).uri(url).body(Full::default());
+        let request = request.map_err(|error| {
+            Failure::usage(format!("{url:?}: {error}; write a URL such as http://127.0.0.1:9600"))
+        })?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| innermost(&error))?;
+            let (head, body) = response.into_parts();
+            let body =
+                Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        let detail = match tokio::time::timeout(TIMEOUT, exchange).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(detail)) => detail,
+            Err(_) => format!("no answer within {TIMEOUT:?}"),
+        };
+        Err(Failure::unreachable(format!(
+            "{method} {url}: {detail}; is the cluster running? See `evenkeel status`"
+        )))
+    }
+}
+
+/// "Connection refused" rather than "client error (Connect)".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// `base` and `path` with exactly one slash between; an absolute `path` stands alone.
+pub fn join(base: &str, path: &str) -> String {
+    match path.contains("://") {
+        true => path.to_owned(),
+        false => format!("{}/{}", base.trim_end_matches('/'), path.trim_start_matches('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_found_whether_relative_or_absolute() {
+        assert_eq!(join("http://a:1/", "/cluster/v2/rebalance/3"), "http://a:1/cluster/v2/rebalance/3");
+        assert_eq!(join("http://a:1", "http://b:2/x"), "http://b:2/x");
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable_and_named() {
+        let port = crate::free_ports::free_ports(1).unwrap()[0];
+        let failure = Http::new().get(&format!("http://127.0.0.1:{port}/metrics")).await.unwrap_err();
+        assert_eq!(failure.code, crate::outcome::EXIT_UNREACHABLE);
+        assert!(failure.message.contains("Connection refused"), "{failure}");
+        assert_eq!(Http::new().get("::nonsense").await.unwrap_err().code, 2);
+    }
+}
