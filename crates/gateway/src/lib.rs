@@ -1,1 +1,34 @@
+//! The gateway of an Evenkeel cluster: stateless, in front of the brokers.
+//!
+//! It learns the topology by push ([`topology`]), sends each request to its partition's leader, parks and
+//! replays writes while a partition changes leader, shows the cluster over gRPC and HTTP, and starts rebalances.
+//! [`run`] is the whole process; [`Gateway`] splits it into binding and serving.
 
+mod broker_link;
+mod cluster;
+mod gateway;
+mod http;
+mod http_server;
+mod limits;
+mod list;
+mod metric_definitions;
+mod options;
+mod reads;
+mod rebalance;
+mod rebalance_runner;
+mod records;
+mod refusals;
+mod replay;
+mod request_ids;
+pub mod topology;
+mod topology_feed;
+mod topology_views;
+mod watch;
+mod write_stream;
+mod writes;
+
+pub use gateway::{Addresses, Gateway, GatewayError, run};
+pub use metric_definitions::{RecorderError, install_recorder};
+pub use options::{
+    ClusterOptions, Contact, LimitOptions, Limits, NetworkOptions, Options, OptionsError, RoutingOptions,
+};

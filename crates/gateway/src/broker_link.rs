@@ -1,0 +1,206 @@
+//! The gateway's connection to one broker: a channel for reads, the subscription to its status, and one stream
+//! for all writes. Each is reopened after a capped, jittered back-off when it breaks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use evenkeel_protocol::internal::v1::WatchStatusRequest;
+use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
+use evenkeel_protocol::{NodeId, PartitionId};
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::options::{Contact, OptionsError};
+use crate::topology::{Event, SILENCE_MAX};
+use crate::write_stream::{self, Outstanding, WriteStream};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A stream that the broker has not accepted by then is tried again.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A paused broker's connection is given up after interval + timeout, so that nobody waits for it longer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+const BACKOFF_MIN_MS: u64 = 20;
+const BACKOFF_MAX_MS: u64 = 500;
+/// A stream that lived this long was healthy: the next back-off starts small again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+/// Flow-control windows: frames of several large values must not wait for window updates.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The connection to one broker.
+pub(crate) struct BrokerLink {
+    pub(crate) node: NodeId,
+    client: BrokerClient<Channel>,
+    /// Present while the write stream is open.
+    writes: RwLock<Option<Arc<WriteStream>>>,
+}
+
+/// Connections to all brokers; dropping them closes everything.
+pub(crate) struct BrokerLinks {
+    by_node: BTreeMap<NodeId, Arc<BrokerLink>>,
+    _upkeep: JoinSet<()>,
+}
+
+impl BrokerLinks {
+    /// Starts connecting to every contact point; statuses go to `events`.
+    pub(crate) fn start(
+        contacts: &[Contact],
+        message_bytes_max: usize,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Self, OptionsError> {
+        let mut upkeep = JoinSet::new();
+        let mut by_node = BTreeMap::new();
+        for contact in contacts {
+            let link = Arc::new(BrokerLink::new(contact, message_bytes_max)?);
+            upkeep.spawn(Arc::clone(&link).keep_subscribed(events.clone()));
+            upkeep.spawn(Arc::clone(&link).keep_writing());
+            by_node.insert(contact.node, link);
+        }
+        Ok(Self { by_node, _upkeep: upkeep })
+    }
+
+    pub(crate) fn get(&self, node: NodeId) -> Option<&Arc<BrokerLink>> {
+        self.by_node.get(&node)
+    }
+}
+
+impl BrokerLink {
+    fn new(contact: &Contact, message_bytes_max: usize) -> Result<Self, OptionsError> {
+        let uri = format!("http://{}:{}", contact.host, contact.port);
+        let endpoint = Endpoint::from_shared(uri.clone()).map_err(|error| OptionsError {
+            key: "cluster.brokers",
+            value: format!("\"{}={}:{}\"", contact.node, contact.host, contact.port),
+            problem: error.to_string(),
+            remedy: "give a host name or an address and a port".into(),
+        })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_lazy();
+        let client = BrokerClient::new(channel)
+            .max_decoding_message_size(message_bytes_max)
+            .max_encoding_message_size(message_bytes_max);
+        Ok(Self { node: contact.node, client, writes: RwLock::new(None) })
+    }
+
+    /// A handle for unary calls and watches; cheap.
+    pub(crate) fn client(&self) -> BrokerClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Queues a write; `None` when the broker is not connected or its queue is full: nothing was sent.
+    pub(crate) fn write(&self, partition: PartitionId, command: Bytes) -> Option<Outstanding> {
+        self.writes.read().as_ref()?.send(partition, command)
+    }
+
+    async fn keep_subscribed(self: Arc<Self>, events: mpsc::Sender<Event>) {
+        let mut backoff = Backoff::default();
+        let mut reported = String::new();
+        loop {
+            let opened = Instant::now();
+            let problem = self.follow_status(&events, &mut reported).await;
+            if events.send(Event::Lost(self.node)).await.is_err() {
+                return;
+            }
+            // Once per kind of trouble, not once per attempt.
+            if problem != reported {
+                tracing::warn!(broker = %self.node, "broker unreachable: {problem}; trying again");
+                reported = problem;
+            }
+            backoff.pause(opened.elapsed()).await;
+        }
+    }
+
+    /// Feeds statuses on until the stream ends; says why it did.
+    async fn follow_status(&self, events: &mpsc::Sender<Event>, reported: &mut String) -> String {
+        let subscribed = timeout(OPEN_TIMEOUT, self.client().watch_status(WatchStatusRequest {})).await;
+        let mut statuses = match subscribed {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => return format!("no answer in {}", humantime::format_duration(OPEN_TIMEOUT)),
+        };
+        loop {
+            match timeout(SILENCE_MAX, statuses.message()).await {
+                Ok(Ok(Some(status))) if status.node_id != self.node.0 => {
+                    return format!(
+                        "node {} answers at its address; correct cluster.brokers",
+                        NodeId(status.node_id)
+                    );
+                }
+                Ok(Ok(Some(status))) => {
+                    if !reported.is_empty() {
+                        tracing::info!(broker = %self.node, "broker reachable again");
+                        reported.clear();
+                    }
+                    if events.send(Event::Status(Box::new(status))).await.is_err() {
+                        return "the gateway stops".into();
+                    }
+                }
+                Ok(Ok(None)) => return "it ended its status stream".into(),
+                Ok(Err(status)) => return status.message().to_owned(),
+                Err(_) => return format!("silent for {}", humantime::format_duration(SILENCE_MAX)),
+            }
+        }
+    }
+
+    async fn keep_writing(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let opened = Instant::now();
+            let (stream, frames) = write_stream::open();
+            if let Ok(Ok(response)) = timeout(OPEN_TIMEOUT, self.client().write(frames)).await {
+                let stream = Arc::new(stream);
+                *self.writes.write() = Some(Arc::clone(&stream));
+                let failure = stream.deliver(response.into_inner()).await;
+                *self.writes.write() = None;
+                tracing::debug!(broker = %self.node, ?failure, "write stream ended");
+            }
+            backoff.pause(opened.elapsed()).await;
+        }
+    }
+}
+
+/// Doubling pauses with jitter, so that gateways do not reconnect in step.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    async fn pause(&mut self, lived: Duration) {
+        tokio::time::sleep(self.after(lived, rand::random())).await;
+    }
+
+    fn after(&mut self, lived: Duration, random: f64) -> Duration {
+        if lived >= HEALTHY_AFTER {
+            self.failures = 0;
+        }
+        let full = (BACKOFF_MIN_MS << self.failures.min(16)).min(BACKOFF_MAX_MS);
+        self.failures = self.failures.saturating_add(1);
+        Duration::from_millis(full).mul_f64(0.5 + random / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_cap_and_start_again_after_a_healthy_stream() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..7).map(|_| backoff.after(Duration::ZERO, 1.0).as_millis()).collect();
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 500, 500]);
+        assert_eq!(backoff.after(HEALTHY_AFTER, 0.0).as_millis(), 10);
+    }
+}

@@ -1,0 +1,271 @@
+//! The gateway process: binds its three listeners, wires everything together, serves, and stops in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_protocol::FILE_DESCRIPTOR_SET;
+use evenkeel_protocol::gateway_protocol::gateway_server::GatewayServer;
+use evenkeel_protocol::v1::cluster_server::ClusterServer;
+use evenkeel_protocol::v1::records_server::RecordsServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::broker_link::BrokerLinks;
+use crate::cluster::TopologyService;
+use crate::http::{HttpState, api_routes, monitoring_routes};
+use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
+use crate::options::{Options, OptionsError, bound};
+use crate::rebalance_runner::Rebalancer;
+use crate::records::RecordsService;
+use crate::topology::{SharedTopology, Topology};
+use crate::writes::Router;
+use crate::{http_server, topology_feed};
+
+/// How long requests under way may take once the gateway is asked to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long NOT_SERVING is shown before health watches are ended, which would otherwise hold the drain up.
+const NOT_SERVING_SHOWN: Duration = Duration::from_secs(1);
+/// Statuses that may wait to be merged.
+const TOPOLOGY_EVENTS_MAX: usize = 1_024;
+/// Room beside the payload in a message, and for requests that exceed a limit by little: they get our error
+/// with its details and not the transport's.
+const MESSAGE_BYTES_MARGIN: usize = 12 << 20;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Clients that vanished are noticed, so that their watches end.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Services whose health is reported; the empty name stands for the whole gateway.
+const HEALTH_NAMES: [&str; 4] =
+    ["", "evenkeel.v1.Records", "evenkeel.v1.Cluster", "gateway_protocol.Gateway"];
+
+/// Why a gateway did not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A listener could not be bound.
+    #[error("{key} = {value}: {source}; {remedy}")]
+    Bind {
+        /// Dotted path of the setting.
+        key: &'static str,
+        /// The address that was asked for.
+        value: String,
+        /// What the system said.
+        source: std::io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Metrics cannot be recorded.
+    #[error(transparent)]
+    Recorder(#[from] RecorderError),
+    /// gRPC reflection could not be built from the compiled descriptors.
+    #[error("gRPC reflection: {0}; this build is broken, report it")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The gRPC server failed.
+    #[error("gRPC server: {0}; restart the gateway")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Where a gateway listens; differs from its options when a port was 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// HTTP API.
+    pub api: SocketAddr,
+    /// Monitoring and actuator.
+    pub monitoring: SocketAddr,
+}
+
+/// A gateway whose listeners are bound.
+#[derive(Debug)]
+pub struct Gateway {
+    options: Options,
+    grpc: TcpListener,
+    api: TcpListener,
+    monitoring: TcpListener,
+    addresses: Addresses,
+}
+
+/// Runs a gateway until `shutdown`, then drains it.
+///
+/// # Errors
+/// When the options cannot work or a listener cannot be bound; later only when the gRPC server fails.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), GatewayError> {
+    Gateway::bind(options).await?.serve(shutdown).await
+}
+
+impl Gateway {
+    /// Checks the options and binds all listeners.
+    ///
+    /// # Errors
+    /// When the options cannot work or a listener cannot be bound.
+    pub async fn bind(options: Options) -> Result<Self, GatewayError> {
+        options.validate()?;
+        let network = &options.network;
+        let (grpc, grpc_at) = listen("network.port", &network.host, network.port).await?;
+        let (api, api_at) = listen("network.api_port", &network.host, network.api_port).await?;
+        let (monitoring, monitoring_at) =
+            listen("network.monitoring_port", &network.host, network.monitoring_port).await?;
+        tracing::info!("gRPC listens on {grpc_at}");
+        tracing::info!("HTTP API listens on {api_at}");
+        tracing::info!("monitoring listens on {monitoring_at}");
+        let addresses = Addresses { grpc: grpc_at, api: api_at, monitoring: monitoring_at };
+        Ok(Self { options, grpc, api, monitoring, addresses })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown`, then drains: health says NOT_SERVING, requests under way finish, at most 10 s.
+    ///
+    /// # Errors
+    /// When metrics or reflection cannot be set up, or the gRPC server fails.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), GatewayError> {
+        let Self { options, grpc, api, monitoring, .. } = self;
+        let prometheus = install_recorder()?;
+        let stopping = CancellationToken::new();
+        let runs = TaskTracker::new();
+        let mut upkeep = JoinSet::new();
+
+        let contacts = options.contacts()?;
+        let message_bytes_max = bound(options.limits.batch_bytes_max)
+            + bound(options.limits.key_bytes_max)
+            + MESSAGE_BYTES_MARGIN;
+        let (publish, topology) = watch::channel(SharedTopology::new(Topology::default()));
+        let (events, received) = mpsc::channel(TOPOLOGY_EVENTS_MAX);
+        let links = BrokerLinks::start(&contacts, message_bytes_max, &events)?;
+        drop(events);
+        upkeep.spawn(topology_feed::run(contacts, received, publish));
+        let router = Arc::new(Router::new(&options, topology.clone(), links));
+        let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone());
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        upkeep.spawn(report_health(health.clone(), topology.clone(), stopping.clone()));
+        let drained_metrics = prometheus.clone();
+        upkeep.spawn(async move {
+            let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
+            loop {
+                tick.tick().await;
+                drained_metrics.run_upkeep();
+            }
+        });
+
+        let records = RecordsService::new(&options, Arc::clone(&router), stopping.clone());
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let grpc_server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(
+                RecordsServer::new(records)
+                    .max_decoding_message_size(message_bytes_max)
+                    .max_encoding_message_size(message_bytes_max),
+            )
+            .add_service(ClusterServer::new(TopologyService::new(topology.clone())))
+            .add_service(GatewayServer::new(TopologyService::new(topology.clone())))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(grpc).with_nodelay(Some(true)),
+                stopping.clone().cancelled_owned(),
+            );
+
+        let state = HttpState { topology, rebalancer, prometheus, stopping: stopping.clone() };
+        let mut servers = JoinSet::new();
+        let (api_routes, monitoring_routes) = (api_routes(state.clone()), monitoring_routes(state));
+        servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
+        for (listener, routes) in [(api, api_routes), (monitoring, monitoring_routes)] {
+            let stopping = stopping.clone();
+            servers.spawn(async move {
+                http_server::serve(listener, routes, stopping).await;
+                Ok(())
+            });
+        }
+
+        let early = tokio::select! {
+            () = shutdown => None,
+            // None ends before it is asked to, unless it failed.
+            ended = servers.join_next() => ended,
+        };
+        tracing::info!("stopping: requests under way may finish");
+        stopping.cancel();
+        runs.close();
+        let drained = async {
+            let mut outcome = Ok(());
+            while let Some(ended) = servers.join_next().await {
+                outcome = outcome.and(ended.unwrap_or(Ok(())));
+            }
+            runs.wait().await;
+            outcome
+        };
+        let outcome = tokio::time::timeout(DRAIN_MAX, drained).await.unwrap_or_else(|_| {
+            tracing::warn!("requests still under way after {} s are cut off", DRAIN_MAX.as_secs());
+            Ok(())
+        });
+        early.and_then(Result::ok).unwrap_or(Ok(())).and(outcome)
+    }
+}
+
+async fn listen(key: &'static str, host: &str, port: u16) -> Result<(TcpListener, SocketAddr), GatewayError> {
+    let failed = |source: std::io::Error| GatewayError::Bind {
+        key,
+        value: format!("{host}:{port}"),
+        remedy: match source.kind() {
+            std::io::ErrorKind::AddrInUse => "stop the process that holds the port or choose another one",
+            std::io::ErrorKind::PermissionDenied => "choose a port above 1023",
+            _ => "set network.host to an address of this machine",
+        },
+        source,
+    };
+    let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Serving while a broker can be reached and the gateway is not stopping.
+async fn report_health(
+    mut health: HealthReporter,
+    mut topology: watch::Receiver<SharedTopology>,
+    stopping: CancellationToken,
+) {
+    loop {
+        let reachable = topology.borrow_and_update().is_reachable();
+        let status = if reachable { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in HEALTH_NAMES {
+            health.set_service_status(name, status).await;
+        }
+        tokio::select! {
+            () = stopping.cancelled() => break,
+            changed = topology.wait_for(|view| view.is_reachable() != reachable) => {
+                if changed.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+    }
+    tokio::time::sleep(NOT_SERVING_SHOWN).await;
+    for name in HEALTH_NAMES {
+        health.clear_service_status(name).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! The HTTP routes of both ports: topology and rebalance runs on the API port, actuator and metrics on the
+//! monitoring port. Errors are `application/problem+json`.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::rebalance_runner::{Rebalancer, Started};
+use crate::topology::SharedTopology;
+use crate::topology_views;
+
+/// Where runs are found on the API port.
+const REBALANCE_PATH: &str = "/cluster/v2/rebalance";
+const REBALANCE_STATUS: &str = "rebalance-status";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the handlers show and start.
+#[derive(Clone)]
+pub(crate) struct HttpState {
+    pub(crate) topology: watch::Receiver<SharedTopology>,
+    pub(crate) rebalancer: Rebalancer,
+    pub(crate) prometheus: PrometheusHandle,
+    /// Set once the gateway is asked to stop.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Routes of the API port.
+pub(crate) fn api_routes(state: HttpState) -> Router {
+    with_problems(
+        Router::new()
+            .route("/v2/topology", get(topology))
+            .route(REBALANCE_PATH, get(balance))
+            .route("/cluster/v2/rebalance/{id}", get(run)),
+    )
+    .with_state(state)
+}
+
+/// Routes of the monitoring port.
+pub(crate) fn monitoring_routes(state: HttpState) -> Router {
+    with_problems(
+        Router::new()
+            .route("/actuator/rebalance", post(rebalance))
+            .route("/actuator/prometheus", get(prometheus))
+            .route("/metrics", get(prometheus))
+            .route("/actuator/health", get(readiness))
+            .route("/actuator/health/liveness", get(liveness))
+            .route("/actuator/health/readiness", get(readiness))
+            .route("/actuator/health/startup", get(startup)),
+    )
+    .with_state(state)
+}
+
+fn with_problems(routes: Router<HttpState>) -> Router<HttpState> {
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    instance: String,
+}
+
+fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = Problem {
+        r#type: "about:blank",
+        title,
+        status: status.as_u16(),
+        detail,
+        instance: uri.path().to_owned(),
+    };
+    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, content_type, Json(body).into_response().into_body()).into_response()
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let detail = format!("nothing is served at {}; check the path and the port", uri.path());
+    problem(StatusCode::NOT_FOUND, &uri, detail)
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Response {
+    let detail = format!("{method} is not supported here; the Allow header names what is");
+    problem(StatusCode::METHOD_NOT_ALLOWED, &uri, detail)
+}
+
+async fn topology(State(state): State<HttpState>) -> Response {
+    Json(topology_views::to_json(&state.topology.borrow())).into_response()
+}
+
+async fn balance(State(state): State<HttpState>) -> Response {
+    Json(state.rebalancer.balance()).into_response()
+}
+
+async fn run(State(state): State<HttpState>, Path(id): Path<String>, uri: Uri) -> Response {
+    let found = id.parse().ok().and_then(|id| state.rebalancer.find(id));
+    found.map_or_else(
+        || {
+            let detail = format!("run {id} is not known; see {REBALANCE_PATH} for the last one");
+            problem(StatusCode::NOT_FOUND, &uri, detail)
+        },
+        |run| Json(run).into_response(),
+    )
+}
+
+/// Zeebe's contract: 200 without a body whatever came of it. The headers tell more to those who look.
+async fn rebalance(State(state): State<HttpState>) -> Response {
+    let (status, run) = match state.rebalancer.request() {
+        Started::Started { id } => ("started", Some(id)),
+        Started::Running { id } => ("running", Some(id)),
+        Started::Noop => ("noop", None),
+        Started::Refused => ("refused", None),
+    };
+    let mut response = StatusCode::OK.into_response();
+    response.headers_mut().insert(REBALANCE_STATUS, HeaderValue::from_static(status));
+    let location = run.and_then(|id| HeaderValue::try_from(format!("{REBALANCE_PATH}/{id}")).ok());
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+async fn prometheus(State(state): State<HttpState>) -> Response {
+    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], state.prometheus.render()).into_response()
+}
+
+/// Spring's health shape.
+#[derive(Serialize)]
+struct HealthJson {
+    status: &'static str,
+}
+
+fn health(up: bool) -> Response {
+    if up {
+        Json(HealthJson { status: "UP" }).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(HealthJson { status: "DOWN" })).into_response()
+    }
+}
+
+async fn liveness() -> Response {
+    health(true)
+}
+
+async fn readiness(State(state): State<HttpState>) -> Response {
+    let reachable = state.topology.borrow().is_reachable();
+    health(reachable && !state.stopping.is_cancelled())
+}
+
+async fn startup(State(state): State<HttpState>) -> Response {
+    let heard = state.topology.borrow().partitions_count != 0;
+    health(heard)
+}

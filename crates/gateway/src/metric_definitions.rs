@@ -1,0 +1,150 @@
+//! Every metric of a gateway, with its help text, and the process's one recorder.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use evenkeel_protocol::v1::Role;
+use evenkeel_protocol::{NodeId, PartitionId};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tonic::Code;
+
+const PARTITION_ROLES: &str = "zeebe_gateway_topology_partition_roles";
+const REQUESTS: &str = "evenkeel_gateway_requests_total";
+const REQUEST_SECONDS: &str = "evenkeel_gateway_request_seconds";
+const PARKED: &str = "evenkeel_gateway_parked_requests";
+const REPLAYS: &str = "evenkeel_gateway_replays_total";
+const REBALANCE_RUNS: &str = "evenkeel_rebalance_runs_total";
+const REBALANCE_PARTITIONS: &str = "evenkeel_rebalance_partition_results_total";
+
+/// From a write's fastest way through three fsyncs to the longest that one may be parked.
+const REQUEST_SECONDS_BUCKETS: [f64; 18] = [
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+    30.0,
+];
+/// For any histogram without buckets of its own: without buckets the exporter would emit a summary.
+const DEFAULT_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+/// How often the recorder's upkeep must run: it drains what histograms have collected.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The metrics recorder could not be set up.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("metrics recorder: {0}; let one component of the process install it")]
+pub struct RecorderError(String);
+
+/// Installs the process's metrics recorder, once; later calls return the same handle.
+///
+/// # Errors
+/// When something else has installed a recorder before.
+pub fn install_recorder() -> Result<PrometheusHandle, RecorderError> {
+    static INSTALLED: OnceLock<Result<PrometheusHandle, RecorderError>> = OnceLock::new();
+    INSTALLED.get_or_init(|| install().map_err(|error| RecorderError(error.to_string()))).clone()
+}
+
+fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&DEFAULT_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(REQUEST_SECONDS.into()), &REQUEST_SECONDS_BUCKETS)?
+        .install_recorder()?;
+    describe_gauge!(
+        PARTITION_ROLES,
+        "Role of a broker's replica as the gateway sees it: 0 inactive, 1 follower, 2 candidate, 3 leader"
+    );
+    describe_counter!(REQUESTS, "Requests answered, by method and gRPC status");
+    describe_histogram!(REQUEST_SECONDS, "Time from a request's arrival to its answer, parking included");
+    describe_gauge!(PARKED, "Requests that wait for a partition's leader");
+    describe_counter!(REPLAYS, "Attempts that ended in a setback and were made again, by reason");
+    describe_counter!(
+        REBALANCE_RUNS,
+        "Rebalance requests that were refused or had nothing to do, and finished runs, by result"
+    );
+    describe_counter!(REBALANCE_PARTITIONS, "What became of the partitions of rebalance runs, by result");
+    // Present from the start, so that a rate over it begins at 0.
+    gauge!(PARKED).set(0.0);
+    for result in ["completed", "failed", "noop", "refused"] {
+        counter!(REBALANCE_RUNS, "result" => result).absolute(0);
+    }
+    Ok(handle)
+}
+
+/// `atomix_role`'s numbers.
+pub(crate) fn role_number(role: Role) -> f64 {
+    match role {
+        Role::Unspecified | Role::Inactive => 0.0,
+        Role::Follower => 1.0,
+        Role::Candidate => 2.0,
+        Role::Leader => 3.0,
+    }
+}
+
+pub(crate) fn partition_role(partition: PartitionId, broker: NodeId) -> Gauge {
+    gauge!(PARTITION_ROLES, "partition" => partition.to_string(), "broker" => broker.to_string())
+}
+
+pub(crate) fn parked() -> Gauge {
+    gauge!(PARKED)
+}
+
+pub(crate) fn replays(reason: &'static str) -> Counter {
+    counter!(REPLAYS, "reason" => reason)
+}
+
+pub(crate) fn rebalance_runs(result: &'static str) -> Counter {
+    counter!(REBALANCE_RUNS, "result" => result)
+}
+
+pub(crate) fn rebalance_partition_results(result: &'static str) -> Counter {
+    counter!(REBALANCE_PARTITIONS, "result" => result)
+}
+
+/// Highest gRPC status code.
+const CODES: usize = 17;
+
+/// One method's requests; looks its series up once, since this is on every request's way.
+pub(crate) struct MethodMetrics {
+    method: &'static str,
+    seconds: Histogram,
+    by_code: [OnceLock<Counter>; CODES],
+}
+
+impl MethodMetrics {
+    pub(crate) fn new(method: &'static str) -> Self {
+        let seconds = histogram!(REQUEST_SECONDS, "method" => method);
+        Self { method, seconds, by_code: std::array::from_fn(|_| OnceLock::new()) }
+    }
+
+    pub(crate) fn record(&self, code: Code, took: Duration) {
+        self.seconds.record(took.as_secs_f64());
+        if let Some(counter) = self.by_code.get(code as usize) {
+            counter
+                .get_or_init(|| counter!(REQUESTS, "method" => self.method, "status" => code_name(code)))
+                .increment(1);
+        }
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,193 @@
+//! The errors that a client of the gateway sees: gRPC statuses with `ErrorInfo`, and with `RetryInfo` or
+//! `BadRequest` where they help.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use evenkeel_protocol::v1::RequestId;
+use evenkeel_protocol::{ERROR_DOMAIN, PartitionId};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// When a client that was turned away for lack of room had better come back.
+const RETRY_WHEN_FULL: Duration = Duration::from_millis(200);
+/// When a client whose partition had no leader had better come back.
+const RETRY_WHEN_LEADERLESS: Duration = Duration::from_millis(500);
+
+/// Why a request could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{in_flight_max} requests are under way already; retry later or raise routing.in_flight_max")]
+    TooManyInFlight { in_flight_max: usize },
+    #[error("{watchers_max} watches are open already; close some or raise limits.watchers_max")]
+    TooManyWatchers { watchers_max: usize },
+    #[error(
+        "partition {partition} is changing leader and the {parked_bytes_max} bytes for waiting writes are full; \
+         retry later or raise routing.parked_bytes_max"
+    )]
+    ParkedFull { partition: PartitionId, parked_bytes_max: usize },
+    #[error("no broker has been reached yet; check cluster.brokers and that the brokers run")]
+    NoTopology,
+    #[error("partition {partition} had no leader that could take the request in time ({last}); retry")]
+    Unavailable { partition: PartitionId, last: &'static str },
+    #[error("partition {partition} did not answer in time; retry")]
+    ReadTimedOut { partition: PartitionId },
+    #[error(
+        "the write to partition {partition} may or may not have taken effect; retry it with the same request id \
+         (client {}, sequence {}) or read the record", .id.client_id, .id.sequence
+    )]
+    OutcomeUnknown { partition: PartitionId, id: RequestId },
+    #[error(
+        "a newer request of the same client id was applied before (sequence {last_sequence}); use a growing \
+         sequence and one client id for each concurrent request"
+    )]
+    Superseded { last_sequence: u64 },
+    #[error("precondition of operation {operation} does not hold: the record's version is {current_version}")]
+    PreconditionFailed { operation: u32, current_version: u64 },
+    #[error("partition {partition} does not exist: the cluster has 1 to {partitions_count}")]
+    UnknownPartition { partition: u32, partitions_count: u32 },
+    #[error("{what} is {actual} bytes, at most {limit} are allowed; make it smaller or raise {setting}")]
+    TooLarge {
+        reason: &'static str,
+        what: String,
+        field: String,
+        actual: usize,
+        limit: usize,
+        setting: &'static str,
+    },
+    #[error("{problem}")]
+    Invalid { reason: &'static str, field: String, problem: String },
+    #[error(
+        "changes of partition {partition} are kept from position {first_available_position} on; list the records \
+         anew and watch from there"
+    )]
+    OutOfRange { partition: PartitionId, first_available_position: u64 },
+    #[error("the gateway is stopping; connect to another one or wait for it to return")]
+    Stopping,
+    #[error("a broker answered what it must not: {detail}")]
+    BrokerMisbehaved { detail: String },
+}
+
+impl Refusal {
+    /// An `INVALID_ARGUMENT`.
+    pub(crate) fn invalid(
+        reason: &'static str,
+        field: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self::Invalid { reason, field: field.into(), problem: problem.into() }
+    }
+
+    fn code_and_reason(&self) -> (Code, &'static str) {
+        match self {
+            Self::TooManyInFlight { .. } => (Code::ResourceExhausted, "TOO_MANY_IN_FLIGHT"),
+            Self::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
+            Self::ParkedFull { .. } => (Code::ResourceExhausted, "PARKED_FULL"),
+            Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
+            Self::Unavailable { .. } => (Code::Unavailable, "NO_LEADER"),
+            Self::ReadTimedOut { .. } => (Code::Unavailable, "NO_ANSWER"),
+            Self::OutcomeUnknown { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
+            Self::Superseded { .. } => (Code::Aborted, "SUPERSEDED"),
+            Self::PreconditionFailed { .. } => (Code::FailedPrecondition, "PRECONDITION_FAILED"),
+            Self::UnknownPartition { .. } => (Code::NotFound, "UNKNOWN_PARTITION"),
+            Self::TooLarge { reason, .. } | Self::Invalid { reason, .. } => (Code::InvalidArgument, reason),
+            Self::OutOfRange { .. } => (Code::OutOfRange, "POSITION_NOT_AVAILABLE"),
+            Self::Stopping => (Code::Unavailable, "STOPPING"),
+            Self::BrokerMisbehaved { .. } => (Code::Internal, "BROKER_MISBEHAVED"),
+        }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: Vec<(&str, String)> = match self {
+            Self::TooManyInFlight { in_flight_max: limit }
+            | Self::TooManyWatchers { watchers_max: limit } => vec![("limit", limit.to_string())],
+            Self::ParkedFull { partition, parked_bytes_max } => {
+                vec![("partition_id", partition.to_string()), ("limit", parked_bytes_max.to_string())]
+            }
+            Self::Unavailable { partition, last } => {
+                vec![("partition_id", partition.to_string()), ("last_setback", (*last).to_owned())]
+            }
+            Self::ReadTimedOut { partition } => vec![("partition_id", partition.to_string())],
+            Self::OutcomeUnknown { partition, id } => vec![
+                ("partition_id", partition.to_string()),
+                ("client_id", id.client_id.to_string()),
+                ("sequence", id.sequence.to_string()),
+            ],
+            Self::Superseded { last_sequence } => vec![("last_sequence", last_sequence.to_string())],
+            Self::PreconditionFailed { operation, current_version } => {
+                vec![("operation", operation.to_string()), ("current_version", current_version.to_string())]
+            }
+            Self::UnknownPartition { partition, partitions_count } => vec![
+                ("partition_id", partition.to_string()),
+                ("partitions_count", partitions_count.to_string()),
+            ],
+            Self::TooLarge { actual, limit, .. } => {
+                vec![("actual", actual.to_string()), ("limit", limit.to_string())]
+            }
+            Self::OutOfRange { partition, first_available_position } => vec![
+                ("partition_id", partition.to_string()),
+                ("first_available_position", first_available_position.to_string()),
+            ],
+            Self::NoTopology | Self::Invalid { .. } | Self::Stopping | Self::BrokerMisbehaved { .. } => {
+                Vec::new()
+            }
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason) = refusal.code_and_reason();
+        let message = refusal.to_string();
+        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, refusal.metadata());
+        match &refusal {
+            Refusal::TooManyInFlight { .. }
+            | Refusal::TooManyWatchers { .. }
+            | Refusal::ParkedFull { .. } => {
+                details.set_retry_info(Some(RETRY_WHEN_FULL));
+            }
+            Refusal::NoTopology
+            | Refusal::Unavailable { .. }
+            | Refusal::ReadTimedOut { .. }
+            | Refusal::Stopping => {
+                details.set_retry_info(Some(RETRY_WHEN_LEADERLESS));
+            }
+            Refusal::TooLarge { field, .. } | Refusal::Invalid { field, .. } => {
+                details.add_bad_request_violation(field.clone(), message.clone());
+            }
+            Refusal::PreconditionFailed { operation, .. } => {
+                details.add_precondition_failure_violation(
+                    "VERSION",
+                    format!("operations[{operation}]"),
+                    message.clone(),
+                );
+            }
+            _ => {}
+        }
+        Status::with_error_details(code, message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_tells_reason_and_what_to_do() {
+        let status = Status::from(Refusal::PreconditionFailed { operation: 0, current_version: 4 });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), (ERROR_DOMAIN, "PRECONDITION_FAILED"));
+        assert_eq!(info.metadata["current_version"], "4");
+
+        let status = Status::from(Refusal::ParkedFull { partition: PartitionId(3), parked_bytes_max: 10 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.get_details_retry_info().is_some());
+
+        let id = RequestId { client_id: 7, sequence: 9 };
+        let status = Status::from(Refusal::OutcomeUnknown { partition: PartitionId(3), id });
+        assert_eq!(status.get_details_error_info().unwrap().metadata["sequence"], "9");
+        assert!(status.get_details_retry_info().is_none(), "a blind retry could apply twice");
+    }
+}

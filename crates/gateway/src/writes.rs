@@ -1,0 +1,303 @@
+//! The way of a write: to its partition's leader in one hop, and when that fails, parked and replayed with the
+//! same request id until the outcome is known or time is up. Clients see no error while a leader changes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use evenkeel_protocol::internal::v1::refused::Reason;
+use evenkeel_protocol::internal::v1::{Command, outcome, write_result};
+use evenkeel_protocol::v1::{BatchOperation, RequestId};
+use evenkeel_protocol::{NodeId, PartitionId};
+use metrics::Gauge;
+use prost::Message;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::broker_link::BrokerLinks;
+use crate::metric_definitions;
+use crate::options::{Options, bound};
+use crate::refusals::Refusal;
+use crate::replay::{Next, Replay, Setback};
+use crate::request_ids::Lanes;
+use crate::topology::{SeenLeader, SharedTopology};
+use crate::write_stream::{Ended, Outstanding};
+
+/// An answer that takes longer is also watched for a change of leader, which a dead broker never reports.
+const ANSWER_USUAL_MAX: Duration = Duration::from_millis(50);
+/// After another broker leads, the old one's answer may still be on its way.
+const ANSWER_GRACE: Duration = Duration::from_millis(20);
+
+/// Knows who leads what and how to reach them. Shared by every request.
+pub(crate) struct Router {
+    pub(crate) topology: watch::Receiver<SharedTopology>,
+    pub(crate) links: BrokerLinks,
+    lanes: Lanes,
+    parking: ParkingLot,
+    in_flight: Semaphore,
+    in_flight_max: usize,
+    pub(crate) park_timeout: Duration,
+}
+
+/// Bytes of commands that wait.
+struct ParkingLot {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    count: Gauge,
+}
+
+struct Parked<'a> {
+    lot: &'a ParkingLot,
+    bytes: usize,
+}
+
+impl ParkingLot {
+    fn park(&self, bytes: usize) -> Option<Parked<'_>> {
+        self.bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                held.checked_add(bytes).filter(|total| *total <= self.bytes_max)
+            })
+            .ok()?;
+        self.count.increment(1.0);
+        Some(Parked { lot: self, bytes })
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.lot.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.lot.count.decrement(1.0);
+    }
+}
+
+impl Router {
+    pub(crate) fn new(
+        options: &Options,
+        topology: watch::Receiver<SharedTopology>,
+        links: BrokerLinks,
+    ) -> Self {
+        let in_flight_max = bound(options.routing.in_flight_max);
+        Self {
+            topology,
+            links,
+            lanes: Lanes::default(),
+            parking: ParkingLot {
+                bytes: AtomicUsize::new(0),
+                bytes_max: bound(options.routing.parked_bytes_max),
+                count: metric_definitions::parked(),
+            },
+            in_flight: Semaphore::new(in_flight_max),
+            in_flight_max,
+            park_timeout: options.routing.park_timeout,
+        }
+    }
+
+    /// Room for one more request; held while it is under way.
+    pub(crate) fn admit(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.in_flight
+            .try_acquire()
+            .map_err(|_| Refusal::TooManyInFlight { in_flight_max: self.in_flight_max })
+    }
+
+    /// The cluster's partitions count, waiting for the first broker if need be.
+    pub(crate) async fn partitions_count(&self, deadline: Instant) -> Result<u32, Refusal> {
+        let known = self.topology.borrow().partitions_count;
+        if known != 0 {
+            return Ok(known);
+        }
+        let mut topology = self.topology.clone();
+        match timeout_at(deadline, topology.wait_for(|view| view.partitions_count != 0)).await {
+            Ok(Ok(view)) => Ok(view.partitions_count),
+            Ok(Err(_)) | Err(_) => Err(Refusal::NoTopology),
+        }
+    }
+
+    /// Writes `operations`, all of `partition`, at most once, and tells what came of it.
+    pub(crate) async fn write(
+        &self,
+        partition: PartitionId,
+        request_id: Option<RequestId>,
+        operations: Vec<BatchOperation>,
+        deadline: Instant,
+    ) -> Result<outcome::Applied, Refusal> {
+        let lane = request_id.is_none().then(|| self.lanes.take());
+        let id = request_id.or(lane.as_ref().map(|lane| lane.id())).unwrap_or_default();
+        let command = Bytes::from(Command { request_id: Some(id), operations }.encode_to_vec());
+        let result = self.send_until_known(partition, id, &command, deadline).await;
+        if let Some(lane) = lane
+            && !matches!(result, Err(Refusal::OutcomeUnknown { .. }))
+        {
+            lane.settle();
+        }
+        match result? {
+            outcome::Outcome::Applied(applied) => Ok(applied),
+            outcome::Outcome::PreconditionFailed(failed) => Err(Refusal::PreconditionFailed {
+                operation: failed.operation,
+                current_version: failed.current_version,
+            }),
+            outcome::Outcome::Superseded(newer) => {
+                Err(Refusal::Superseded { last_sequence: newer.last_sequence })
+            }
+            outcome::Outcome::Malformed(malformed) => {
+                Err(Refusal::BrokerMisbehaved { detail: malformed.reason })
+            }
+        }
+    }
+
+    async fn send_until_known(
+        &self,
+        partition: PartitionId,
+        id: RequestId,
+        command: &Bytes,
+        deadline: Instant,
+    ) -> Result<outcome::Outcome, Refusal> {
+        let mut replay = Replay::default();
+        let mut parked: Option<Parked<'_>> = None;
+        loop {
+            let (target, seen) = self.target(&replay, partition);
+            let setback = match target {
+                None => Setback::NoLeader,
+                Some(node) => match self.attempt(node, seen, partition, command, deadline).await {
+                    Attempt::Known(outcome) => return Ok(outcome),
+                    Attempt::Refused(refusal) => return Err(refusal),
+                    Attempt::Setback(setback) => setback,
+                },
+            };
+            let next = replay.after(setback, target, rand::random());
+            if Instant::now() >= deadline {
+                return Err(ended_in(partition, id, &replay, setback));
+            }
+            metric_definitions::replays(setback.reason()).increment(1);
+            let Next::Wait(pause) = next else { continue };
+            if parked.is_none() {
+                parked = self.parking.park(command.len());
+                if parked.is_none() {
+                    // "Full" would promise that nothing was written.
+                    return Err(if replay.outcome_unknown() {
+                        Refusal::OutcomeUnknown { partition, id }
+                    } else {
+                        Refusal::ParkedFull { partition, parked_bytes_max: self.parking.bytes_max }
+                    });
+                }
+            }
+            self.wait_for_leader_change(partition, seen, pause, deadline).await;
+            if Instant::now() >= deadline {
+                return Err(ended_in(partition, id, &replay, setback));
+            }
+        }
+    }
+
+    /// Whom to ask now, and who leads by the published view.
+    pub(crate) fn target(&self, replay: &Replay, partition: PartitionId) -> (Option<NodeId>, SeenLeader) {
+        let topology = self.topology.borrow();
+        match topology.partition(partition) {
+            Some(view) => (replay.target(view), view.seen()),
+            None => (None, (None, None)),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        node: NodeId,
+        seen: SeenLeader,
+        partition: PartitionId,
+        command: &Bytes,
+        deadline: Instant,
+    ) -> Attempt {
+        let outstanding = self.links.get(node).and_then(|link| link.write(partition, command.clone()));
+        let Some(mut outstanding) = outstanding else { return Attempt::Setback(Setback::NotSent) };
+        let usual = (Instant::now() + ANSWER_USUAL_MAX).min(deadline);
+        let ended = match timeout_at(usual, &mut outstanding).await {
+            Ok(ended) => Some(ended),
+            Err(_) => self.await_slow_answer(&mut outstanding, (node, seen), partition, deadline).await,
+        };
+        match ended {
+            None => Attempt::Setback(Setback::NoAnswer),
+            Some(Ended::NotSent) => Attempt::Setback(Setback::NotSent),
+            Some(Ended::Unknown) => Attempt::Setback(Setback::Disconnected),
+            Some(Ended::Answered(result)) => Attempt::from(result),
+        }
+    }
+
+    /// Waits on until another broker leads the partition (then a moment more) or the deadline.
+    async fn await_slow_answer(
+        &self,
+        outstanding: &mut Outstanding,
+        (node, seen): (NodeId, SeenLeader),
+        partition: PartitionId,
+        deadline: Instant,
+    ) -> Option<Ended> {
+        let mut topology = self.topology.clone();
+        let replaced = async {
+            let moved = topology
+                .wait_for(|view| view.partition(partition).is_some_and(|p| p.is_led_by_other(node, seen)));
+            if moved.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            sleep(ANSWER_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            ended = outstanding => Some(ended),
+            () = replaced => None,
+            () = sleep_until(deadline) => None,
+        }
+    }
+
+    /// Returns when the partition's leader differs from `seen`, or after `pause`.
+    pub(crate) async fn wait_for_leader_change(
+        &self,
+        partition: PartitionId,
+        seen: SeenLeader,
+        pause: Duration,
+        deadline: Instant,
+    ) {
+        let mut topology = self.topology.clone();
+        let changed = topology.wait_for(|view| {
+            view.partition(partition).is_some_and(|p| p.leader.is_some() && p.seen() != seen)
+        });
+        let until = (Instant::now() + pause).min(deadline);
+        // A closed topology means that the gateway stops; the pause still bounds the rate of attempts.
+        let stopped = timeout_at(until, changed).await.is_ok_and(|changed| changed.is_err());
+        if stopped {
+            sleep_until(until).await;
+        }
+    }
+}
+
+/// What one attempt brought.
+enum Attempt {
+    Known(outcome::Outcome),
+    Refused(Refusal),
+    Setback(Setback),
+}
+
+impl From<write_result::Result> for Attempt {
+    fn from(result: write_result::Result) -> Self {
+        match result {
+            write_result::Result::Outcome(outcome) => match outcome.outcome {
+                Some(outcome) => Self::Known(outcome),
+                None => Self::Setback(Setback::UnknownOutcome),
+            },
+            write_result::Result::NotLeader(not) => {
+                Self::Setback(Setback::NotLeader { hint: not.leader.map(NodeId), term: not.term })
+            }
+            write_result::Result::Refused(refused) => match refused.reason() {
+                Reason::Overloaded => Self::Setback(Setback::Overloaded),
+                Reason::Stopped | Reason::UnknownPartition => Self::Setback(Setback::Stopped),
+                Reason::Malformed => Self::Refused(Refusal::BrokerMisbehaved { detail: refused.detail }),
+                Reason::UnknownOutcome | Reason::Storage | Reason::Unspecified => {
+                    Self::Setback(Setback::UnknownOutcome)
+                }
+            },
+        }
+    }
+}
+
+fn ended_in(partition: PartitionId, id: RequestId, replay: &Replay, last: Setback) -> Refusal {
+    if replay.outcome_unknown() {
+        Refusal::OutcomeUnknown { partition, id }
+    } else {
+        Refusal::Unavailable { partition, last: last.reason() }
+    }
+}
