@@ -3,7 +3,11 @@
 //! Knows openraft's storage traits and the disk; knows no network. See [`types`] for what the log carries.
 
 pub mod data_directory;
+pub mod disk;
+pub mod faulty_disk;
 mod generation_cleaner;
+pub mod log;
+pub mod metric_definitions;
 mod partition_reader;
 mod records;
 mod request_ids;
@@ -11,10 +15,14 @@ mod snapshot;
 mod snapshot_receiver;
 mod state_layout;
 mod state_machine;
+#[cfg(test)]
+mod state_machine_tests;
 mod state_store;
 pub mod types;
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
+pub use log::{CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog};
+pub use metric_definitions::describe_metrics;
 pub use partition_reader::{Changes, ChangesError, PartitionReader};
 pub use request_ids::CLIENTS_MAX;
 pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotChunks};

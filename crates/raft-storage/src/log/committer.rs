@@ -1,0 +1,164 @@
+//! The committer: the only one who writes the log.
+//!
+//! Each round takes everything that gathered, writes it with one call, syncs once, and then answers everybody who
+//! waits for it. A round begins as soon as the one before has ended and something is queued; there is no timer.
+//! The same rounds are driven by a thread of their own, or by a task where everything must run on the caller's
+//! runtime (simulation).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use metrics::{counter, gauge, histogram};
+
+use super::log_core::{Batch, LogCore};
+use super::log_error::LogFailure;
+use super::segment;
+use super::shared_log::LogShared;
+use crate::metric_definitions as names;
+
+/// Runs rounds on the calling thread until the log is closed or has failed.
+pub fn run_on_thread(log: &LogShared) {
+    loop {
+        if run_round(log) {
+            continue;
+        }
+        let mut core = log.core.lock();
+        if is_over(&core) {
+            break;
+        }
+        if !core.has_batch() {
+            log.work_for_thread.wait(&mut core);
+        }
+    }
+    log.stopped.send_replace(true);
+}
+
+/// Runs rounds on the current task until the log is closed or has failed.
+pub async fn run_on_task(log: Arc<LogShared>) {
+    loop {
+        if run_round(&log) {
+            // Others of this runtime may queue for the next batch meanwhile.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        if is_over(&log.core.lock()) {
+            break;
+        }
+        log.work_for_task.notified().await;
+    }
+    log.stopped.send_replace(true);
+}
+
+fn is_over(core: &LogCore) -> bool {
+    core.failure.is_some() || (core.closing && !core.has_batch())
+}
+
+/// One round; false when there was nothing to do.
+fn run_round(log: &LogShared) -> bool {
+    let outcome = match take(log) {
+        Some(batch) => commit(log, batch).map(|()| true),
+        None => delete_oldest(log),
+    };
+    let outcome = outcome.and_then(|worked| Ok(log.rewrite_laggards()? || worked));
+    outcome.unwrap_or_else(|failure| {
+        log.fail(failure);
+        false
+    })
+}
+
+fn take(log: &LogShared) -> Option<Batch> {
+    let mut core = log.core.lock();
+    if core.failure.is_some() || !core.has_batch() {
+        return None;
+    }
+    let batch = core.take_batch();
+    drop(core);
+    log.room.notify_waiters();
+    Some(batch)
+}
+
+fn commit(log: &LogShared, mut batch: Batch) -> Result<(), LogFailure> {
+    let written = write(log, &batch);
+    let waiters = std::mem::take(&mut batch.waiters);
+    match written {
+        Ok(()) => {
+            for waiter in waiters {
+                waiter.complete(&Ok(()));
+            }
+        }
+        Err(failure) => {
+            let failure = log.fail(failure);
+            for waiter in waiters {
+                waiter.complete(&Err(failure.clone()));
+            }
+            return Ok(());
+        }
+    }
+    let created = match &batch.rotation {
+        Some(rotation) => {
+            let path = segment::path(&log.options.directory, rotation.sequence);
+            let file =
+                segment::create(&*log.disk, &log.options.directory, rotation.sequence, &rotation.start);
+            Some((rotation.sequence, file.map_err(|e| failure_of("create", path, &e))?))
+        }
+        None => None,
+    };
+    let segments = {
+        let mut core = log.core.lock();
+        if let Some((sequence, file)) = created {
+            core.segments.entry(sequence).or_default().file = Some(file);
+        }
+        core.batch_durable(batch.number, batch.bytes);
+        core.segments.len()
+    };
+    gauge!(names::LOG_SEGMENTS).set(segments as f64);
+    batch.deletable.map_or(Ok(()), |sequence| delete(log, sequence))
+}
+
+fn write(log: &LogShared, batch: &Batch) -> Result<(), LogFailure> {
+    if batch.bytes.is_empty() {
+        return Ok(());
+    }
+    let path = || segment::path(&log.options.directory, batch.segment);
+    let file = batch.file.as_ref().ok_or_else(|| LogFailure {
+        action: "write",
+        path: path(),
+        reason: "the segment was never created".into(),
+    })?;
+    file.write_all_at(&batch.bytes, batch.offset).map_err(|e| failure_of("write", path(), &e))?;
+    let started = Instant::now();
+    file.sync().map_err(|e| failure_of("sync", path(), &e))?;
+    histogram!(names::LOG_FSYNC_SECONDS).record(started.elapsed().as_secs_f64());
+    histogram!(names::LOG_BATCH_BYTES).record(batch.bytes.len() as f64);
+    histogram!(names::LOG_BATCH_FRAMES).record(batch.frames as f64);
+    counter!(names::LOG_APPENDED_BYTES).increment(batch.bytes.len() as u64);
+    Ok(())
+}
+
+/// While nothing is queued, what is in memory is also durable, so a segment not needed can go.
+fn delete_oldest(log: &LogShared) -> Result<bool, LogFailure> {
+    let sequence = {
+        let mut core = log.core.lock();
+        if core.failure.is_some() || core.has_batch() {
+            return Ok(false);
+        }
+        core.take_deletable()
+    };
+    let Some(sequence) = sequence else { return Ok(false) };
+    delete(log, sequence)?;
+    gauge!(names::LOG_SEGMENTS).set(log.core.lock().segments.len() as f64);
+    Ok(true)
+}
+
+/// Deletes one segment durably before the next one may go, so that a crash leaves no gap between segments.
+fn delete(log: &LogShared, sequence: u64) -> Result<(), LogFailure> {
+    let directory = &log.options.directory;
+    let path = segment::path(directory, sequence);
+    let removed = log.disk.remove(&path).and_then(|()| log.disk.sync_directory(directory));
+    removed.map_err(|e| failure_of("delete", path, &e))
+}
+
+fn failure_of(action: &'static str, path: PathBuf, error: &std::io::Error) -> LogFailure {
+    LogFailure { action, path, reason: error.to_string() }
+}

@@ -1,0 +1,61 @@
+//! What can go wrong with the log: when it is opened, and while it runs.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a log cannot be opened. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    #[error("log {path}: cannot {action}: {source}; check the disk, its free space and the permissions", path = .path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "log segment {path} is corrupt at byte {offset}: {what}; acknowledged records may be lost here. Restore the \
+         broker's data folder from a copy, or empty it and let the broker rejoin under a new node id",
+        path = .path.display()
+    )]
+    Corrupt { path: PathBuf, offset: u64, what: String },
+    #[error(
+        "log segment {path} has format version {found}, this program reads up to {supported}; start a newer version",
+        path = .path.display()
+    )]
+    NewerFormat { path: PathBuf, found: u32, supported: u32 },
+    #[error(
+        "log segment {path} is missing; the segments before and after it are there. Put the file back, or empty the \
+         data folder and let the broker rejoin under a new node id",
+        path = .path.display()
+    )]
+    MissingSegment { path: PathBuf },
+    #[error(
+        "log {path}: entry {index} of group {group} is in no segment; put missing segments back, or empty the data \
+         folder and let the broker rejoin under a new node id",
+        path = .path.display()
+    )]
+    MissingEntry { path: PathBuf, group: u32, index: u64 },
+    #[error("log option {name} = {value} is out of range; choose {least} to {most}")]
+    Option { name: &'static str, value: u64, least: u64, most: u64 },
+}
+
+/// Why a running log stopped for good.
+#[derive(Debug, thiserror::Error)]
+#[error("the log cannot {action} {path}: {reason}; the broker must stop, check its disk", path = .path.display())]
+pub struct LogFailure {
+    /// What was tried, such as `write`.
+    pub action: &'static str,
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// Why a running log refuses a call.
+#[derive(Debug, thiserror::Error)]
+pub enum LogRefusal {
+    #[error("the log stopped: {0}")]
+    Failed(std::sync::Arc<LogFailure>),
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl From<LogRefusal> for io::Error {
+    fn from(refusal: LogRefusal) -> Self {
+        io::Error::other(refusal)
+    }
+}

@@ -1,0 +1,104 @@
+//! Segment files: names, header, creation.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::frame::{FrameHeader, Kind, Salt, read_u32, read_u64};
+use super::group_index::{GroupIndex, GroupState};
+use crate::disk::{Disk, DiskFile};
+use crate::types::GroupId;
+
+/// Format written and the newest read.
+pub const FORMAT_VERSION: u32 = 1;
+/// Bytes of a segment before its checkpoint.
+pub const HEADER_BYTES: usize = 32;
+
+const MAGIC: [u8; 8] = *b"evkl-log";
+const SUFFIX: &str = ".log";
+const UNFINISHED_SUFFIX: &str = ".log.new";
+
+/// Path of a segment.
+pub fn path(directory: &Path, sequence: u64) -> PathBuf {
+    directory.join(format!("{sequence:020}{SUFFIX}"))
+}
+
+/// Sequence number in a segment's file name; `None` for any other file.
+pub fn sequence_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// Whether the file is a segment whose creation a crash cut short.
+pub fn is_unfinished(name: &str) -> bool {
+    name.ends_with(UNFINISHED_SUFFIX)
+}
+
+/// The start of a segment: header and checkpoint of all groups.
+pub fn encode_start<'a>(
+    sequence: u64,
+    salt: Salt,
+    groups: impl Iterator<Item = (GroupId, &'a GroupIndex)>,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4096);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    bytes.extend_from_slice(&salt.0.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[16..HEADER_BYTES]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    let mut count = 0;
+    for (group, index) in groups {
+        GroupState::of(index).encode_to(&mut bytes, group, salt);
+        count += 1;
+    }
+    FrameHeader { kind: Kind::CheckpointEnd, flags: 0, group: 0, term: 0, node: 0, index: count }.encode_to(
+        &mut bytes,
+        salt,
+        &[],
+    );
+    bytes
+}
+
+/// Why a segment's header is not one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BadHeader {
+    /// Written by a newer version of the program.
+    Newer(u32),
+    Other(String),
+}
+
+/// Reads a segment's header: its sequence number and the log's salt.
+pub fn decode_header(bytes: &[u8]) -> Result<(u64, Salt), BadHeader> {
+    if bytes.len() < HEADER_BYTES {
+        return Err(BadHeader::Other(format!("{} bytes are too few for a segment header", bytes.len())));
+    }
+    if bytes[..8] != MAGIC {
+        return Err(BadHeader::Other("this is not a log segment (wrong magic)".into()));
+    }
+    let version = read_u32(bytes, 8);
+    if version > FORMAT_VERSION {
+        return Err(BadHeader::Newer(version));
+    }
+    if version == 0 || read_u32(bytes, 12) != crc32c::crc32c(&bytes[16..HEADER_BYTES]) {
+        return Err(BadHeader::Other("the segment header's checksum is wrong".into()));
+    }
+    Ok((read_u64(bytes, 16), Salt(read_u64(bytes, 24))))
+}
+
+/// Creates a segment that begins with `start`. It has its name only once its start is durable.
+pub fn create(
+    disk: &dyn Disk,
+    directory: &Path,
+    sequence: u64,
+    start: &[u8],
+) -> io::Result<Arc<dyn DiskFile>> {
+    let unfinished = directory.join(format!("{sequence:020}{UNFINISHED_SUFFIX}"));
+    let file = disk.create(&unfinished)?;
+    file.write_all_at(start, 0)?;
+    file.sync()?;
+    disk.rename(&unfinished, &path(directory, sequence))?;
+    disk.sync_directory(directory)?;
+    Ok(file)
+}

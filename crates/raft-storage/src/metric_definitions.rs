@@ -1,0 +1,30 @@
+//! Names and help texts of this crate's metrics.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Duration of one sync of the log, seconds.
+pub const LOG_FSYNC_SECONDS: &str = "evenkeel_log_fsync_seconds";
+/// Bytes that one sync made durable.
+pub const LOG_BATCH_BYTES: &str = "evenkeel_log_batch_bytes";
+/// Frames that one sync made durable.
+pub const LOG_BATCH_FRAMES: &str = "evenkeel_log_batch_frames";
+/// Segment files of the log.
+pub const LOG_SEGMENTS: &str = "evenkeel_log_segments";
+/// Bytes written to the log, rewritten ones included.
+pub const LOG_APPENDED_BYTES: &str = "evenkeel_log_appended_bytes_total";
+/// Bytes written again so that old segments could go.
+pub const LOG_REWRITTEN_BYTES: &str = "evenkeel_log_rewritten_bytes_total";
+
+/// Registers the help texts with the recorder that is installed.
+pub fn describe_metrics() {
+    describe_histogram!(LOG_FSYNC_SECONDS, Unit::Seconds, "Duration of one sync of the shared log");
+    describe_histogram!(LOG_BATCH_BYTES, Unit::Bytes, "Bytes made durable by one sync of the shared log");
+    describe_histogram!(LOG_BATCH_FRAMES, Unit::Count, "Frames made durable by one sync of the shared log");
+    describe_gauge!(LOG_SEGMENTS, Unit::Count, "Segment files of the shared log");
+    describe_counter!(LOG_APPENDED_BYTES, Unit::Bytes, "Bytes written to the shared log");
+    describe_counter!(
+        LOG_REWRITTEN_BYTES,
+        Unit::Bytes,
+        "Bytes of slow groups written again to the shared log so that old segments could be deleted"
+    );
+}
