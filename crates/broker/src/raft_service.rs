@@ -226,10 +226,10 @@ async fn heartbeat(replicas: Replicas, request: pb::AppendRequest) -> pb::Append
 
 fn heard_if_accepted(replicas: &Replicas, replica: &Replica, answer: &StreamAppendResult<TypeConfig>) {
     // A conflict comes from a live leader too; only a stale one is told of a higher vote.
-    if !matches!(answer, Err(openraft::raft::StreamAppendError::HigherVote(_))) {
-        if let Some(gap) = replicas.elector.heard(replica.partition) {
-            replica.metrics.leader_heard(gap);
-        }
+    if !matches!(answer, Err(openraft::raft::StreamAppendError::HigherVote(_)))
+        && let Some(gap) = replicas.elector.heard(replica.partition)
+    {
+        replica.metrics.leader_heard(gap);
     }
 }
 
