@@ -1,0 +1,296 @@
+//! A cluster of real processes in a temporary folder.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use evenkeel_client::{Client, Options};
+use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
+use evenkeel_protocol::v1::TopologyResponse;
+use evenkeel_protocol::v1::records_client::RecordsClient;
+use http::Method;
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::transport::{Channel, Endpoint};
+
+use super::config::{ClusterPorts, Spec};
+use super::http::{Answer, http};
+use super::metrics::Scrape;
+use super::ports::reserve_ports;
+use super::process::Process;
+use super::waiting::wait_until;
+
+/// More clusters at once would only wait for each other on a machine with two cores.
+const CLUSTERS_MAX: usize = 2;
+static SLOTS: Semaphore = Semaphore::const_new(CLUSTERS_MAX);
+/// Another program may take a port between finding it free and listening on it.
+const START_ATTEMPTS_MAX: u32 = 3;
+
+/// Running brokers and gateways. Dropping it kills them, and prints their logs when the test failed.
+pub struct Cluster {
+    pub spec: Spec,
+    pub ports: ClusterPorts,
+    pub brokers: Vec<Process>,
+    pub gateways: Vec<Process>,
+    folder: TempDir,
+    _slot: SemaphorePermit<'static>,
+}
+
+impl Cluster {
+    /// Starts every process and waits until every partition has a leader that the gateways know.
+    pub async fn start(spec: Spec) -> Self {
+        let slot = SLOTS.acquire().await.unwrap();
+        let mut attempt = 1;
+        let (folder, ports, brokers, gateways) = loop {
+            let (folder, ports, mut brokers, mut gateways) = launch(&spec);
+            if attempt == START_ATTEMPTS_MAX || !lost_a_port(&ports, &mut brokers, &mut gateways).await {
+                break (folder, ports, brokers, gateways);
+            }
+            attempt += 1;
+        };
+        let cluster = Self { spec, ports, brokers, gateways, folder, _slot: slot };
+        for gateway in 0..cluster.gateways.len() {
+            cluster.wait_for_gateway(gateway, "all brokers and all leaders", all_led).await;
+        }
+        cluster
+    }
+
+    pub fn data_directory(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("broker-{node}"))
+    }
+
+    pub fn broker_config(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("broker-{node}.toml"))
+    }
+
+    // ---- ways in
+
+    /// A client of every gateway.
+    pub fn client(&self) -> Client {
+        let gateways = self.ports.gateways.iter().map(|[grpc, ..]| format!("127.0.0.1:{grpc}"));
+        Client::new(Options::new(gateways)).unwrap()
+    }
+
+    /// A client of one gateway, with its retries.
+    pub fn client_of(&self, gateway: usize) -> Client {
+        Client::new(Options::new([format!("127.0.0.1:{}", self.ports.gateways[gateway][0])])).unwrap()
+    }
+
+    pub fn channel(&self, gateway: usize) -> Channel {
+        Endpoint::from_shared(format!("http://127.0.0.1:{}", self.ports.gateways[gateway][0]))
+            .unwrap()
+            .connect_lazy()
+    }
+
+    /// The bare service: every answer is the gateway's own.
+    pub fn records(&self) -> RecordsClient<Channel> {
+        RecordsClient::new(self.channel(0))
+    }
+
+    /// A broker's own service, past the gateway.
+    pub fn broker_service(&self, node: usize) -> BrokerClient<Channel> {
+        let url = format!("http://127.0.0.1:{}", self.ports.brokers[node].0);
+        BrokerClient::new(Endpoint::from_shared(url).unwrap().connect_lazy())
+    }
+
+    pub fn api(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.gateways[0][1])
+    }
+
+    pub fn monitoring(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.gateways[0][2])
+    }
+
+    pub async fn rebalance(&self) -> Answer {
+        http(Method::POST, &self.monitoring("/actuator/rebalance")).await.unwrap()
+    }
+
+    // ---- looking
+
+    pub async fn scrape_broker(&self, node: usize) -> Result<Scrape, String> {
+        scrape(self.ports.brokers[node].1).await
+    }
+
+    pub async fn scrape_gateway(&self, gateway: usize) -> Result<Scrape, String> {
+        scrape(self.ports.gateways[gateway][2]).await
+    }
+
+    pub async fn topology(&self) -> TopologyResponse {
+        self.client_of(0).topology().await.unwrap()
+    }
+
+    /// Waits until the first gateway sees this.
+    pub async fn wait_for(&self, what: &str, holds: impl Fn(&TopologyResponse) -> bool) -> TopologyResponse {
+        self.wait_for_gateway(0, what, holds).await
+    }
+
+    async fn wait_for_gateway(
+        &self,
+        gateway: usize,
+        what: &str,
+        holds: impl Fn(&TopologyResponse) -> bool,
+    ) -> TopologyResponse {
+        let client = self.client_of(gateway);
+        wait_until(what, async || {
+            let topology = client.topology().await.map_err(|error| error.to_string())?;
+            if holds(&topology) { Ok(topology) } else { Err(in_words(&topology)) }
+        })
+        .await
+    }
+
+    /// Waits until every primary leads.
+    pub async fn wait_until_balanced(&self) -> TopologyResponse {
+        self.wait_for("every leader on its primary", |topology| {
+            all_led(topology) && topology.partitions.iter().all(|p| p.leader == p.primary)
+        })
+        .await
+    }
+
+    /// Waits until all partitions are led, none of them by this broker, which is known to be away.
+    pub async fn wait_until_abandoned(&self, node: u64) -> TopologyResponse {
+        self.wait_for(&format!("leaders elsewhere than on broker {node}"), |topology| {
+            let led_elsewhere = |leader: Option<u64>| leader.is_some_and(|leader| leader != node);
+            let away = topology.brokers.iter().any(|b| b.node_id == node && !b.reachable);
+            away && topology.partitions_count > 0
+                && topology.partitions.iter().all(|p| led_elsewhere(p.leader))
+        })
+        .await
+    }
+
+    /// Largest `atomix_non_replicated_entries` that any reachable broker reports for this follower.
+    pub async fn lag_of(&self, follower: usize) -> Result<f64, String> {
+        let mut lag: f64 = 0.0;
+        for node in (0..self.brokers.len()).filter(|node| *node != follower) {
+            let scrape = self.scrape_broker(node).await?;
+            let labels = [("follower", &*follower.to_string())];
+            lag = scrape.values("atomix_non_replicated_entries", &labels).into_iter().fold(lag, f64::max);
+        }
+        Ok(lag)
+    }
+
+    pub async fn wait_until_caught_up(&self, follower: usize) {
+        let node = follower as u64;
+        self.wait_for(&format!("broker {follower} to be back"), |topology| {
+            topology.brokers.iter().any(|b| b.node_id == node && b.reachable)
+        })
+        .await;
+        wait_until(&format!("broker {follower} to have every entry"), async || {
+            match self.lag_of(follower).await? {
+                0.0 => Ok(()),
+                lag => Err(format!("it lacks {lag}")),
+            }
+        })
+        .await;
+    }
+
+    // ---- hurting
+
+    pub fn kill(&mut self, node: usize) {
+        self.brokers[node].kill();
+    }
+
+    pub fn restart(&mut self, node: usize) {
+        self.brokers[node].restart();
+    }
+
+    pub fn pause(&mut self, node: usize) {
+        self.brokers[node].signal(Signal::STOP);
+    }
+
+    pub fn resume(&mut self, node: usize) {
+        self.brokers[node].signal(Signal::CONT);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for process in self.brokers.iter().chain(&self.gateways) {
+                process.print_log();
+            }
+        }
+    }
+}
+
+/// Leader by partition.
+pub fn leaders(topology: &TopologyResponse) -> BTreeMap<u32, u64> {
+    topology.partitions.iter().filter_map(|p| Some((p.partition_id, p.leader?))).collect()
+}
+
+/// How many partitions each broker leads, by node id.
+pub fn leads_per_broker(topology: &TopologyResponse) -> Vec<usize> {
+    let led = |node| topology.partitions.iter().filter(|p| p.leader == Some(node)).count();
+    topology.brokers.iter().map(|broker| led(broker.node_id)).collect()
+}
+
+fn all_led(topology: &TopologyResponse) -> bool {
+    topology.partitions_count > 0
+        && topology.partitions.len() == topology.partitions_count as usize
+        && topology.brokers.len() == topology.cluster_size as usize
+        && topology.brokers.iter().all(|broker| broker.reachable)
+        && topology.partitions.iter().all(|partition| partition.leader.is_some())
+}
+
+fn in_words(topology: &TopologyResponse) -> String {
+    let brokers = topology.brokers.iter().map(|b| (b.node_id, b.reachable)).collect::<Vec<_>>();
+    let partitions = topology.partitions.iter().map(|p| (p.partition_id, p.leader, p.primary, p.term));
+    format!(
+        "{} of {} partitions; brokers and whether reachable {brokers:?}; (partition, leader, primary, term) {:?}",
+        topology.partitions.len(),
+        topology.partitions_count,
+        partitions.collect::<Vec<_>>()
+    )
+}
+
+fn launch(spec: &Spec) -> (TempDir, ClusterPorts, Vec<Process>, Vec<Process>) {
+    let folder = tempfile::Builder::new().prefix("evenkeel-story-").tempdir().unwrap();
+    let ports = ClusterPorts {
+        brokers: (0..spec.brokers).map(|_| reserve_ports().into()).collect(),
+        gateways: (0..spec.gateways).map(|_| reserve_ports()).collect(),
+    };
+    let start = |command: &str, name: String, config: toml::Table| {
+        let file = folder.path().join(format!("{name}.toml"));
+        std::fs::write(&file, config.to_string()).unwrap();
+        let args = [command.as_ref(), "--config".as_ref(), file.as_os_str(), "--stop-with-stdin".as_ref()];
+        let log = folder.path().join(format!("{name}.log"));
+        Process::start(name, args, &log)
+    };
+    let brokers = (0..spec.brokers).map(|node| {
+        let data = folder.path().join(format!("broker-{node}"));
+        start("broker", format!("broker-{node}"), spec.broker_config(node, &ports, &data))
+    });
+    let brokers = brokers.collect();
+    let gateways = (0..spec.gateways)
+        .map(|index| start("gateway", format!("gateway-{index}"), spec.gateway_config(index, &ports)))
+        .collect();
+    (folder, ports, brokers, gateways)
+}
+
+/// Waits until every process listens; whether one of them lost its port to another program.
+async fn lost_a_port(ports: &ClusterPorts, brokers: &mut [Process], gateways: &mut [Process]) -> bool {
+    let monitoring =
+        ports.brokers.iter().map(|(_, port)| port).chain(ports.gateways.iter().map(|[.., port]| port));
+    for (process, port) in brokers.iter_mut().chain(gateways).zip(monitoring) {
+        let url = format!("http://127.0.0.1:{port}/actuator/health/liveness");
+        let what = format!("{} to listen", process.name);
+        let lost = wait_until(&what, async || {
+            if !process.is_running() {
+                return Ok(process.log().contains("_port ="));
+            }
+            http(Method::GET, &url).await.map(|_| false)
+        })
+        .await;
+        if lost {
+            return true;
+        }
+    }
+    false
+}
+
+async fn scrape(port: u16) -> Result<Scrape, String> {
+    let answer = http(Method::GET, &format!("http://127.0.0.1:{port}/actuator/prometheus")).await?;
+    if !answer.status.is_success() {
+        return Err(format!("scraping answers {}", answer.status));
+    }
+    Ok(Scrape::parse(&answer.text()))
+}

@@ -1,0 +1,19 @@
+//! What every story needs: clusters of real processes, and ways to look at them and to hurt them.
+
+mod cluster;
+mod config;
+mod http;
+mod load;
+mod metrics;
+mod ports;
+mod process;
+mod waiting;
+
+pub use cluster::{Cluster, leaders, leads_per_broker};
+pub use config::Spec;
+pub use http::{Answer, http};
+pub use load::{Ledger, Load};
+pub use metrics::Scrape;
+pub use ports::reserve_ports;
+pub use process::{Process, evenkeel};
+pub use waiting::{PATIENCE, wait_until};

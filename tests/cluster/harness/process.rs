@@ -1,0 +1,116 @@
+//! One process of the binary under test.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::waiting::wait_until;
+
+/// Lines of a log that a failed test prints.
+const LOG_LINES_SHOWN: usize = 60;
+
+/// The binary under test, without settings that this test's own environment may have.
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EVENKEEL_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a command of the binary to its end.
+pub async fn evenkeel<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Output {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let run = move || command().args(args).stdin(Stdio::null()).output().unwrap();
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// A process that can be started again after it ended. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    pub name: String,
+    args: Vec<OsString>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    pub fn start<S: Into<OsString>>(
+        name: impl Into<String>,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        let mut process = Self { name: name.into(), args, log: log.to_owned(), child: None };
+        process.restart();
+        process
+    }
+
+    /// Starts it (again) with the same arguments; its output goes on in the same log.
+    pub fn restart(&mut self) {
+        assert!(!self.is_running(), "{} still runs", self.name);
+        let output = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let errors = output.try_clone().unwrap();
+        let mut command = command();
+        command.args(&self.args).stdin(Stdio::piped()).stdout(output).stderr(errors);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// kill -9; the process is gone on return.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        // Not waited for yet, hence the id is still ours.
+        assert!(self.is_running(), "{} does not run", self.name);
+        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    /// How the process ended, once it has.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        let child = self.child.as_mut().unwrap();
+        let status =
+            wait_until(&what, async || child.try_wait().unwrap().ok_or_else(|| "it still runs".to_owned()))
+                .await;
+        self.child = None;
+        status
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn print_log(&self) {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
+        println!("--- {} (last of {} lines)\n{}", self.name, lines.len(), lines[shown..].join("\n"));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Evenkeel as its users meet it: real broker and gateway processes, real disks, real signals.
+//!
+//! Each module tells one story. `harness` starts clusters on ports of their own and bounds how many run at once;
+//! every wait is for a condition, with a deadline that reports what was seen last.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod formation;
+mod harness;
