@@ -91,7 +91,7 @@ enum Phase {
     Done,
 }
 
-/// One attempt.
+/// One attempt. Scripts of how it goes are in `testdata/transfer`.
 #[derive(Debug)]
 pub struct Transfer {
     pub me: NodeId,
@@ -103,7 +103,6 @@ pub struct Transfer {
     deadline: Instant,
     /// Gate closed at; the budget counts from here.
     frozen_at: Option<Instant>,
-    rejection: Option<String>,
     outcome: Option<Outcome>,
 }
 
@@ -117,7 +116,6 @@ impl Transfer {
             phase: Phase::Probing,
             deadline: now + limits.probe,
             frozen_at: None,
-            rejection: None,
             outcome: None,
         };
         (transfer, vec![Effect::Probe])
@@ -189,8 +187,7 @@ impl Transfer {
             }
             Phase::Watching if late => {
                 let ms = self.limits.leader_wait.as_millis();
-                let reason = self.rejection.take().unwrap_or(format!("it did not lead within {ms} ms"));
-                self.finish(Outcome::TimeoutNowExhausted(reason))
+                self.finish(Outcome::TimeoutNowExhausted(format!("it did not lead within {ms} ms")))
             }
             _ => vec![],
         }
@@ -224,111 +221,5 @@ impl Transfer {
         self.phase = Phase::Done;
         self.outcome = Some(outcome);
         if self.frozen_at.take().is_some() { vec![Effect::OpenGate] } else { vec![] }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ME: NodeId = NodeId(0);
-    const TARGET: NodeId = NodeId(1);
-
-    fn limits() -> Limits {
-        Limits {
-            probe: Duration::from_millis(200),
-            catch_up: Duration::from_secs(10),
-            freeze: Duration::from_millis(FREEZE_MS_MAX),
-            leader_wait: Duration::from_secs(3),
-            lag_entries_max: 1_000,
-            lag_bytes_max: 1 << 20,
-        }
-    }
-
-    fn view(term: u64, leader: Option<NodeId>, last_index: u64, matched: u64) -> View {
-        View { term, leader, last_index, target_matched: Some(matched), lag_bytes: 0 }
-    }
-
-    fn mine(last: u64, matched: u64) -> Event {
-        Event::Seen(view(5, Some(ME), last, matched))
-    }
-
-    #[test]
-    fn a_target_that_is_caught_up_gets_the_leadership_and_the_gate_opens() {
-        let t0 = Instant::now();
-        let (mut t, first) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        assert_eq!(first, [Effect::Probe]);
-        assert_eq!(t.on(Event::ProbeReady, t0), []);
-        assert_eq!(t.on(mine(100, 90), t0), [Effect::CloseGate]);
-        assert_eq!(t.on(mine(110, 100), t0), []);
-        assert_eq!(t.on(Event::Frozen, t0), []);
-        assert_eq!(t.on(mine(110, 109), t0), []);
-        assert_eq!(t.on(mine(110, 110), t0), [Effect::AskToStand]);
-        assert_eq!(t.on(Event::Seen(view(6, None, 110, 110)), t0), [], "voting is under way");
-        assert_eq!(t.on(Event::Seen(view(6, Some(TARGET), 111, 110)), t0), [Effect::OpenGate]);
-        assert_eq!(t.outcome(), Some(&Outcome::Transferred));
-    }
-
-    #[test]
-    fn a_target_that_is_behind_is_waited_for_while_writes_go_on() {
-        let t0 = Instant::now();
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        t.on(Event::ProbeReady, t0);
-        assert_eq!(t.on(mine(1_000, 400), t0), [], "no gate closes");
-        assert_eq!(t.on(mine(1_000, 400), t0 + Duration::from_secs(11)), []);
-        assert_eq!(t.outcome(), Some(&Outcome::ReplicationTimedOut));
-    }
-
-    #[test]
-    fn a_lagging_or_dead_target_costs_no_write_any_time() {
-        let t0 = Instant::now();
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        t.on(Event::ProbeReady, t0);
-        assert_eq!(t.on(mine(5_000, 400), t0), []);
-        assert_eq!(t.outcome(), Some(&Outcome::LagTooHigh { entries: 4_600, bytes: 0 }));
-
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        assert_eq!(t.on(mine(10, 10), t0 + Duration::from_millis(201)), []);
-        assert!(matches!(t.outcome(), Some(Outcome::Unreachable(_))));
-    }
-
-    #[test]
-    fn a_target_that_does_not_win_in_time_lets_the_old_leader_go_on_without_its_lease() {
-        let t0 = Instant::now();
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        t.on(Event::ProbeReady, t0);
-        t.on(mine(10, 10), t0);
-        t.on(Event::Frozen, t0);
-        assert_eq!(t.on(mine(10, 10), t0), [Effect::AskToStand]);
-        let t1 = t0 + Duration::from_millis(FREEZE_MS_MAX);
-        assert_eq!(t.on(mine(10, 10), t1), [Effect::VoidLease, Effect::OpenGate]);
-        assert_eq!(t.outcome(), None, "it may still win");
-        let t2 = t1 + Duration::from_secs(3);
-        assert_eq!(t.on(mine(20, 10), t2), []);
-        assert!(matches!(t.outcome(), Some(Outcome::TimeoutNowExhausted(_))));
-    }
-
-    #[test]
-    fn a_late_winner_is_reported_as_the_leader_it_is() {
-        let t0 = Instant::now();
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        t.on(Event::ProbeReady, t0);
-        t.on(mine(10, 10), t0);
-        t.on(Event::Frozen, t0);
-        t.on(mine(10, 10), t0);
-        let t1 = t0 + Duration::from_millis(FREEZE_MS_MAX);
-        t.on(mine(10, 10), t1);
-        assert_eq!(t.on(Event::Seen(view(6, Some(TARGET), 11, 10)), t1), [], "the gate was open already");
-        assert_eq!(t.outcome(), Some(&Outcome::Transferred));
-    }
-
-    #[test]
-    fn losing_the_leadership_to_another_is_not_called_a_success() {
-        let t0 = Instant::now();
-        let (mut t, _) = Transfer::new(ME, TARGET, 5, limits(), t0);
-        t.on(Event::ProbeReady, t0);
-        t.on(mine(10, 10), t0);
-        assert_eq!(t.on(Event::Seen(view(7, Some(NodeId(2)), 12, 10)), t0), [Effect::OpenGate]);
-        assert_eq!(t.outcome(), Some(&Outcome::LeaderChanged(Some(NodeId(2)))));
     }
 }
