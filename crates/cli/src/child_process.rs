@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 /// Signals that wait to be passed on.
 const SIGNALS_MAX: usize = 8;
 /// How long a process may take to stop when asked to, before it is killed.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(25);
 /// A killed process is gone at once, unless the kernel holds it in I/O.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 

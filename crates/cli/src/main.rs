@@ -22,6 +22,7 @@ mod pid_file;
 mod put;
 mod rebalance;
 mod record_output;
+mod serve;
 mod signals;
 mod status;
 mod tables;
@@ -54,6 +55,10 @@ struct Cli {
 enum Command {
     /// Run a cluster on this machine until Ctrl-C
     Dev(dev::DevArgs),
+    /// Run a broker
+    Broker(serve::ServeArgs<evenkeel_broker::Options>),
+    /// Run a gateway
+    Gateway(serve::ServeArgs<evenkeel_gateway::Options>),
     /// Show who leads each partition, who should, and who lags
     Status(status::StatusArgs),
     /// Bring leaders back to their primaries; exits 6 when some transfers failed, 7 when one is under way
@@ -94,6 +99,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let connection = &cli.connection;
     match cli.command {
         Command::Dev(args) => dev::run(args).await,
+        Command::Broker(args) => serve::broker(args).await,
+        Command::Gateway(args) => serve::gateway(args).await,
         Command::Put(args) => put::run(args, connection).await,
         Command::Get(args) => get::run(args, connection).await,
         Command::Delete(args) => delete::run(args, connection).await,
