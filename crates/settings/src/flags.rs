@@ -87,5 +87,5 @@ fn flag(key: &Key) -> Arg {
         .value_name(value_name)
         .allow_negative_numbers(true)
         .help(format!("{} [default: {default}] [env: {}]", key.doc, key.env()))
-        .help_heading(format!("Settings: {}", key.section()))
+        .help_heading(format!("Settings of [{}]", key.section()))
 }

@@ -142,7 +142,7 @@ fn check<T: Settings>(
     set(&mut alone, key.path, value.clone());
     let Err(error) = alone.try_into::<T>() else { return Ok(()) };
     let (problem, remedy) = match value.as_integer() {
-        Some(number) if number < 0 => ("must not be negative".to_owned(), "set 0 or more".to_owned()),
+        Some(number) if number < 0 => ("must not be negative".to_owned(), "set a positive number".to_owned()),
         Some(_) => ("is too large".to_owned(), format!("set something like {}", shown(&key.default))),
         None => (one_line(error.message()), format!("set something like {}", shown(&key.default))),
     };

@@ -168,7 +168,7 @@ fn every_mistake_in_a_file_is_one_line_with_key_value_line_and_remedy() {
             "[hull]\nmasts = \"2\"",
             "hull.masts = \"2\" (ship.toml:2): expected a whole number; set something like 2",
         ),
-        ("hull.masts = -1", "hull.masts = -1 (ship.toml:1): must not be negative; set 0 or more"),
+        ("hull.masts = -1", "hull.masts = -1 (ship.toml:1): must not be negative; set a positive number"),
         ("hull.masts = 99999", "hull.masts = 99999 (ship.toml:1): is too large; set something like 2"),
         (
             "[hull]\nname = 7",
@@ -217,7 +217,7 @@ fn every_mistake_in_a_variable_or_flag_names_it() {
         "hull.masts = three (environment variable EVENKEEL_HULL_MASTS): expected a whole number; set something like 2"
     );
     let text = read(None, &[], &["--hull-masts", "-3"]).unwrap_err();
-    assert_eq!(text, "hull.masts = -3 (flag --hull-masts): must not be negative; set 0 or more");
+    assert_eq!(text, "hull.masts = -3 (flag --hull-masts): must not be negative; set a positive number");
     let text = read(None, &[], &["--hull-afloat=yes"]).unwrap_err();
     assert_eq!(
         text,
@@ -271,7 +271,7 @@ fn help_tells_what_a_flag_is_for_its_default_and_its_variable() {
         "--hull-draught-m <NUMBER>",
         "How deep, in metres [default: 1.5] [env: EVENKEEL_HULL_DRAUGHT_M]",
         "Everybody aboard [default: Ann,Bo] [env: EVENKEEL_CREW_HANDS]",
-        "Settings: crew",
+        "Settings of [crew]",
     ] {
         assert!(help.contains(part), "{part} in {help}");
     }
