@@ -50,6 +50,7 @@ struct State {
     bytes_max: Option<u64>,
     writes_fail: bool,
     syncs_fail: bool,
+    operations_left: Option<u64>,
     syncs_held: bool,
     syncs_waiting: usize,
     syncs: u64,
@@ -80,6 +81,7 @@ impl FaultyDisk {
         state.incarnation += 1;
         state.writes_fail = false;
         state.syncs_fail = false;
+        state.operations_left = None;
         state.syncs_held = false;
         let mut random = Random(match crash {
             Crash::Tears { seed } => seed,
@@ -112,6 +114,12 @@ impl FaultyDisk {
     /// Every later sync fails, until the next crash.
     pub fn fail_syncs(&self) {
         self.shared.state.lock().syncs_fail = true;
+    }
+
+    /// After this many more changing operations (create, write, cut, sync, rename, remove) every one fails, until
+    /// the next crash: with each number, the log stops at another step.
+    pub fn die_after(&self, operations: u64) {
+        self.shared.state.lock().operations_left = Some(operations);
     }
 
     /// The disk holds at most this many bytes: a write beyond fails as on a full disk. `None`: no limit.
@@ -192,6 +200,7 @@ impl Disk for FaultyDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.shared.state.lock();
+        state.check_works()?;
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
         state.change(NameChange::Link(path.to_owned(), inode));
@@ -206,6 +215,7 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.shared.state.lock();
+        state.check_works()?;
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -215,6 +225,7 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.shared.state.lock();
+        state.check_works()?;
         if !state.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -224,6 +235,7 @@ impl Disk for FaultyDisk {
 
     fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
         let mut state = self.shared.state.lock();
+        state.check_works()?;
         if state.syncs_fail {
             return Err(io::Error::other("injected directory sync failure"));
         }
@@ -234,6 +246,22 @@ impl Disk for FaultyDisk {
 }
 
 impl State {
+    /// Counts a changing operation; false when the disk is dead.
+    fn spend_operation(&mut self) -> bool {
+        match &mut self.operations_left {
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    fn check_works(&mut self) -> io::Result<()> {
+        if self.spend_operation() { Ok(()) } else { Err(io::Error::other("injected disk failure")) }
+    }
+
     fn change(&mut self, change: NameChange) {
         apply(&mut self.names, &change);
         self.unsynced_changes.push(change);
@@ -321,13 +349,13 @@ impl DiskFile for FaultyFile {
         let mut state = self.shared.state.lock();
         self.check_alive(&state)?;
         state.writes += 1;
+        let failed = !state.spend_operation() || state.writes_fail;
         let room = state.bytes_max.map(|max| max.saturating_sub(state.bytes_used()));
-        let fits = if state.writes_fail {
+        let fits = if failed {
             bytes.len() / 2
         } else {
             bytes.len().min(room.unwrap_or(u64::MAX).try_into().unwrap_or(usize::MAX))
         };
-        let failed = state.writes_fail;
         let start = offset as usize;
         let inode = &mut state.inodes[self.inode];
         inode.unsynced_from = inode.unsynced_from.min(start);
@@ -348,6 +376,7 @@ impl DiskFile for FaultyFile {
     fn set_length(&self, length: u64) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         self.check_alive(&state)?;
+        state.check_works()?;
         let inode = &mut state.inodes[self.inode];
         inode.unsynced_from = inode.unsynced_from.min(length as usize);
         inode.written.resize(length as usize, 0);
@@ -364,6 +393,7 @@ impl DiskFile for FaultyFile {
         state.syncs_waiting -= 1;
         self.check_alive(&state)?;
         state.syncs += 1;
+        state.check_works()?;
         if state.syncs_fail {
             return Err(io::Error::other("injected sync failure"));
         }

@@ -296,6 +296,14 @@ impl LogCore {
         }
     }
 
+    fn queue_committed(&mut self, group: GroupId) {
+        let Some(index) = self.groups.get_mut(&group) else { return };
+        if std::mem::take(&mut index.committed_unwritten) {
+            let committed = index.committed.clone();
+            self.queue_frame(&position_frame(Kind::Committed, group, committed.as_ref()));
+        }
+    }
+
     /// Queues a truncation. Returns the removed entries, to be dropped without the lock.
     pub fn truncate_after(&mut self, group: GroupId, last: Option<&LogId>, waiter: Waiter) -> VecDeque<Slot> {
         self.queue_frame(&position_frame(Kind::TruncateAfter, group, last));
@@ -307,6 +315,8 @@ impl LogCore {
 
     /// Queues a purge. Returns the removed entries, to be dropped without the lock.
     pub fn purge(&mut self, group: GroupId, upto: LogId) -> VecDeque<Slot> {
+        // First, so that no crash leaves more purged than committed.
+        self.queue_committed(group);
         self.queue_frame(&position_frame(Kind::Purge, group, Some(&upto)));
         let removed = self.groups.entry(group).or_default().purge(upto);
         self.release(group, &removed);
@@ -339,10 +349,7 @@ impl LogCore {
     /// behind it, the batch carries the next segment's start: the state of the groups at exactly this point.
     pub fn take_batch(&mut self) -> Batch {
         for group in std::mem::take(&mut self.committed_unwritten) {
-            let Some(index) = self.groups.get_mut(&group) else { continue };
-            index.committed_unwritten = false;
-            let committed = index.committed.clone();
-            self.queue_frame(&position_frame(Kind::Committed, group, committed.as_ref()));
+            self.queue_committed(group);
         }
         self.flush_wanted = false;
         let (segment, offset) = self.batch_start;
