@@ -8,6 +8,8 @@ mod bench;
 mod child_process;
 mod connection;
 mod delete;
+mod demo;
+mod demo_input;
 mod dev;
 mod free_ports;
 mod get;
@@ -17,6 +19,7 @@ mod json_lines;
 mod list;
 mod load;
 mod local_cluster;
+mod metrics_text;
 mod outcome;
 mod pid_file;
 mod put;
@@ -55,6 +58,8 @@ struct Cli {
 enum Command {
     /// Run a cluster on this machine until Ctrl-C
     Dev(dev::DevArgs),
+    /// Start a cluster, kill a broker under load, rebalance, and check that nothing was lost
+    Demo(demo::DemoArgs),
     /// Run a broker
     Broker(serve::ServeArgs<evenkeel_broker::Options>),
     /// Run a gateway
@@ -99,6 +104,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let connection = &cli.connection;
     match cli.command {
         Command::Dev(args) => dev::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Broker(args) => serve::broker(args).await,
         Command::Gateway(args) => serve::gateway(args).await,
         Command::Put(args) => put::run(args, connection).await,

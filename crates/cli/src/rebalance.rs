@@ -44,8 +44,6 @@ pub enum Accepted {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
-    #[serde(default)]
-    pub rebalance_id: Value,
     pub result: Option<String>,
     pub finished_at: Option<String>,
     #[serde(default)]
