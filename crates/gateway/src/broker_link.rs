@@ -73,7 +73,7 @@ impl BrokerLinks {
 impl BrokerLink {
     fn new(contact: &Contact, message_bytes_max: usize) -> Result<Self, OptionsError> {
         let uri = format!("http://{}:{}", contact.host, contact.port);
-        let endpoint = Endpoint::from_shared(uri.clone()).map_err(|error| OptionsError {
+        let endpoint = Endpoint::from_shared(uri).map_err(|error| OptionsError {
             key: "cluster.brokers",
             value: format!("\"{}={}:{}\"", contact.node, contact.host, contact.port),
             problem: error.to_string(),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::rebalance_runner::{Rebalancer, Started};
+use crate::rebalance_runner::{Answered, Rebalancer};
 use crate::topology::SharedTopology;
 use crate::topology_views;
 
@@ -115,10 +115,10 @@ async fn run(State(state): State<HttpState>, Path(id): Path<String>, uri: Uri) -
 /// Zeebe's contract: 200 without a body whatever came of it. The headers tell more to those who look.
 async fn rebalance(State(state): State<HttpState>) -> Response {
     let (status, run) = match state.rebalancer.request() {
-        Started::Started { id } => ("started", Some(id)),
-        Started::Running { id } => ("running", Some(id)),
-        Started::Noop => ("noop", None),
-        Started::Refused => ("refused", None),
+        Answered::Started { id } => ("started", Some(id)),
+        Answered::Running { id } => ("running", Some(id)),
+        Answered::Noop => ("noop", None),
+        Answered::Refused => ("refused", None),
     };
     let mut response = StatusCode::OK.into_response();
     response.headers_mut().insert(REBALANCE_STATUS, HeaderValue::from_static(status));

@@ -27,9 +27,7 @@ pub(crate) enum Decision {
 pub(crate) enum RefusedBecause {
     #[error("no broker can be reached; check cluster.brokers and that the brokers run")]
     NoBroker,
-    #[error(
-        "priority election is switched off; set cluster.raft.enable_priority_election = true on the brokers"
-    )]
+    #[error("priority election is switched off; set raft.priority_election = true on the brokers")]
     PriorityElectionDisabled,
     #[error("no partition has a single primary; give each a replica with the single highest priority")]
     NoPrimary,

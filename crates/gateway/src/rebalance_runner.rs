@@ -32,7 +32,7 @@ const LEADER_SHOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Started {
+pub(crate) enum Answered {
     Started { id: u64 },
     Running { id: u64 },
     Noop,
@@ -61,23 +61,23 @@ impl Rebalancer {
     }
 
     /// Starts a run unless there is nothing to do, nothing that can be done, or one under way.
-    pub(crate) fn request(&self) -> Started {
+    pub(crate) fn request(&self) -> Answered {
         let topology = self.router.topology.borrow().clone();
         let (id, misplaced) = {
             let mut runs = self.runs.lock();
             if let Some(active) = &runs.active {
-                return Started::Running { id: active.rebalance_id };
+                return Answered::Running { id: active.rebalance_id };
             }
             match decide(&topology) {
                 Decision::Balanced => {
                     metric_definitions::rebalance_runs("noop").increment(1);
                     tracing::info!("rebalance: nothing to do, every partition is led by its primary");
-                    return Started::Noop;
+                    return Answered::Noop;
                 }
                 Decision::Refused(because) => {
                     metric_definitions::rebalance_runs("refused").increment(1);
                     tracing::warn!("rebalance refused: {because}");
-                    return Started::Refused;
+                    return Answered::Refused;
                 }
                 Decision::Run(misplaced) => {
                     runs.last_id += 1;
@@ -89,7 +89,7 @@ impl Rebalancer {
         };
         tracing::info!(run = id, partitions = misplaced.len(), "rebalance started");
         self.tasks.spawn(self.clone().run(id, misplaced));
-        Started::Started { id }
+        Answered::Started { id }
     }
 
     /// How balanced the cluster is, with the active and the last run.

@@ -58,11 +58,12 @@ mod tests {
     #[test]
     fn concurrent_requests_never_share_a_lane_and_an_unsettled_lane_is_not_reused() {
         let lanes = Lanes::default();
-        let (a, b) = (lanes.take(), lanes.take());
-        assert_ne!(a.id().client_id, b.id().client_id);
-        let discarded = a.id().client_id;
-        drop(a);
-        b.settle();
+        let (discarded, settled) = {
+            let (unsettled, settled) = (lanes.take(), lanes.take());
+            (unsettled.id().client_id, settled)
+        };
+        assert_ne!(settled.id().client_id, discarded);
+        settled.settle();
         assert_ne!(lanes.take().id().client_id, discarded);
         assert_ne!(lanes.take().id().client_id, discarded);
     }

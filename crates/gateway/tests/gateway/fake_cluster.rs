@@ -1,0 +1,513 @@
+//! Brokers in this process that keep real records and request ids in memory, and misbehave on demand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use evenkeel_protocol::internal::v1::broker_server::{Broker, BrokerServer};
+use evenkeel_protocol::internal::v1::{self as pb, outcome, refused, step_down_response, write_result};
+use evenkeel_protocol::v1::{self, batch_operation, precondition, watch_event};
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+pub const BROKERS: u64 = 3;
+
+/// What a broker does with the next writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    Proper,
+    /// Takes writes and says nothing.
+    Silent,
+    /// Applies writes, then breaks its streams without an answer.
+    ApplyAndBreak,
+    /// Applies writes, but says that it cannot tell.
+    ApplyAndDoubt,
+    /// Names another broker as leader.
+    PointAt(u64),
+    Overloaded,
+}
+
+#[derive(Default)]
+struct Partition {
+    leader: Option<u64>,
+    term: u64,
+    priorities: Vec<(u64, u32)>,
+    records: BTreeMap<Bytes, v1::Record>,
+    events: Vec<v1::WatchEvent>,
+    first_available: u64,
+    position: u64,
+    sessions: HashMap<u64, (u64, outcome::Outcome)>,
+}
+
+struct Node {
+    manner: Manner,
+    status: watch::Sender<pb::BrokerStatus>,
+    /// Cancelled to break every stream that is open now.
+    streams: CancellationToken,
+}
+
+struct State {
+    partitions: Vec<Partition>,
+    nodes: Vec<Node>,
+    priority_election: bool,
+    /// Every write received: broker, request id.
+    received: Vec<(u64, v1::RequestId)>,
+    step_downs: Vec<(u64, u32)>,
+    step_down_hold: Option<CancellationToken>,
+}
+
+#[derive(Clone)]
+pub struct FakeCluster {
+    state: Arc<Mutex<State>>,
+    applied: watch::Sender<u64>,
+    pub contacts: Vec<String>,
+}
+
+impl FakeCluster {
+    /// Three brokers with replicas of every partition; broker (p − 1) mod 3 is p's primary and leads it.
+    pub async fn start(partitions: u32) -> Self {
+        let new_partition = |p: u32| Partition {
+            leader: Some(u64::from(p - 1) % BROKERS),
+            term: 1,
+            priorities: (0..BROKERS)
+                .map(|j| ((u64::from(p - 1) + j) % BROKERS, (BROKERS - j) as u32))
+                .collect(),
+            first_available: 1,
+            ..Partition::default()
+        };
+        let nodes = (0..BROKERS).map(|_| Node {
+            manner: Manner::Proper,
+            status: watch::Sender::new(pb::BrokerStatus::default()),
+            streams: CancellationToken::new(),
+        });
+        let state = State {
+            partitions: (1..=partitions).map(new_partition).collect(),
+            nodes: nodes.collect(),
+            priority_election: true,
+            received: Vec::new(),
+            step_downs: Vec::new(),
+            step_down_hold: None,
+        };
+        let mut cluster =
+            Self { state: Arc::new(Mutex::new(state)), applied: watch::Sender::new(0), contacts: Vec::new() };
+        cluster.publish();
+        for node in 0..BROKERS {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            cluster.contacts.push(format!("{node}={}", listener.local_addr().unwrap()));
+            let broker = BrokerServer::new(FakeBroker { node, cluster: cluster.clone() })
+                .max_decoding_message_size(64 << 20)
+                .max_encoding_message_size(64 << 20);
+            tokio::spawn(
+                tonic::transport::Server::builder()
+                    .add_service(broker)
+                    .serve_with_incoming(TcpIncoming::from(listener)),
+            );
+        }
+        cluster
+    }
+
+    pub fn set_manner(&self, node: u64, manner: Manner) {
+        self.state.lock().nodes[node as usize].manner = manner;
+    }
+
+    pub fn set_priority_election(&self, on: bool) {
+        self.state.lock().priority_election = on;
+        self.publish();
+    }
+
+    pub fn set_leader(&self, partition: u32, leader: Option<u64>) {
+        {
+            let mut state = self.state.lock();
+            let partition = &mut state.partitions[partition as usize - 1];
+            partition.leader = leader;
+            partition.term += u64::from(leader.is_some());
+        }
+        self.publish();
+        // Wakes watches, so that they notice.
+        self.applied.send_modify(|_| ());
+    }
+
+    pub fn leader(&self, partition: u32) -> Option<u64> {
+        self.state.lock().partitions[partition as usize - 1].leader
+    }
+
+    /// Breaks every open stream of `node`, as a crash of its connection would.
+    pub fn break_streams(&self, node: u64) {
+        let broken = std::mem::take(&mut self.state.lock().nodes[node as usize].streams);
+        broken.cancel();
+    }
+
+    pub fn received(&self) -> Vec<(u64, v1::RequestId)> {
+        self.state.lock().received.clone()
+    }
+
+    pub fn step_downs(&self) -> Vec<(u64, u32)> {
+        self.state.lock().step_downs.clone()
+    }
+
+    /// Step-downs wait until the returned token is cancelled.
+    pub fn hold_step_downs(&self) -> CancellationToken {
+        let hold = CancellationToken::new();
+        self.state.lock().step_down_hold = Some(hold.clone());
+        hold
+    }
+
+    /// Forgets changes up to and including `position`.
+    pub fn compact(&self, partition: u32, position: u64) {
+        self.state.lock().partitions[partition as usize - 1].first_available = position + 1;
+    }
+
+    pub fn position(&self, partition: u32) -> u64 {
+        self.state.lock().partitions[partition as usize - 1].position
+    }
+
+    /// Versions that `key` has had.
+    pub fn version(&self, partition: u32, key: &[u8]) -> Option<u64> {
+        self.state.lock().partitions[partition as usize - 1].records.get(key).map(|record| record.version)
+    }
+
+    fn publish(&self) {
+        let state = self.state.lock();
+        for (node, entry) in (0..BROKERS).zip(&state.nodes) {
+            let replicas = (1..).zip(&state.partitions).map(|(partition_id, partition)| pb::ReplicaStatus {
+                partition_id,
+                role: if partition.leader == Some(node) { v1::Role::Leader } else { v1::Role::Follower }
+                    .into(),
+                health: v1::Health::Healthy.into(),
+                priority: partition.priorities.iter().find(|(id, _)| *id == node).map_or(0, |(_, p)| *p),
+                term: partition.term,
+                leader: partition.leader,
+                replicas: partition
+                    .priorities
+                    .iter()
+                    .map(|&(node_id, priority)| pb::ReplicaPriority { node_id, priority })
+                    .collect(),
+                ..pb::ReplicaStatus::default()
+            });
+            entry.status.send_replace(pb::BrokerStatus {
+                node_id: node,
+                cluster_id: "fake".into(),
+                host: "127.0.0.1".into(),
+                port: 26501,
+                version: "0.0.0".into(),
+                partitions_count: state.partitions.len() as u32,
+                replication_factor: BROKERS as u32,
+                cluster_size: BROKERS as u32,
+                priority_election: state.priority_election,
+                replicas: replicas.collect(),
+                draining: false,
+            });
+        }
+    }
+
+    fn streams(&self, node: u64) -> CancellationToken {
+        self.state.lock().nodes[node as usize].streams.clone()
+    }
+
+    fn not_leader(&self, node: u64, partition: u32) -> Option<pb::NotLeader> {
+        let state = self.state.lock();
+        let partition = &state.partitions[partition as usize - 1];
+        (partition.leader != Some(node))
+            .then_some(pb::NotLeader { leader: partition.leader, term: partition.term })
+    }
+
+    /// `None`: no answer.
+    fn write(&self, node: u64, write: &pb::Write) -> Option<write_result::Result> {
+        let command = pb::Command::decode(write.command.clone()).unwrap();
+        let id = command.request_id.unwrap();
+        let manner = {
+            let mut state = self.state.lock();
+            state.received.push((node, id));
+            state.nodes[node as usize].manner
+        };
+        let refused = |reason: refused::Reason| {
+            Some(write_result::Result::Refused(pb::Refused { reason: reason.into(), detail: String::new() }))
+        };
+        match manner {
+            Manner::Silent => return None,
+            Manner::Overloaded => return refused(refused::Reason::Overloaded),
+            Manner::PointAt(leader) => {
+                let hint = pb::NotLeader { leader: Some(leader), term: 99 };
+                return Some(write_result::Result::NotLeader(hint));
+            }
+            Manner::Proper | Manner::ApplyAndBreak | Manner::ApplyAndDoubt => {}
+        }
+        if let Some(not_leader) = self.not_leader(node, write.partition_id) {
+            return Some(write_result::Result::NotLeader(not_leader));
+        }
+        let outcome = {
+            let mut state = self.state.lock();
+            let partition = &mut state.partitions[write.partition_id as usize - 1];
+            match partition.sessions.get(&id.client_id) {
+                Some((sequence, outcome)) if *sequence == id.sequence => outcome.clone(),
+                Some((sequence, _)) if *sequence > id.sequence => {
+                    outcome::Outcome::Superseded(outcome::Superseded { last_sequence: *sequence })
+                }
+                _ => {
+                    let outcome = apply(partition, write.partition_id, &command.operations);
+                    partition.sessions.insert(id.client_id, (id.sequence, outcome.clone()));
+                    outcome
+                }
+            }
+        };
+        self.applied.send_modify(|count| *count += 1);
+        match manner {
+            Manner::ApplyAndBreak => {
+                self.break_streams(node);
+                None
+            }
+            Manner::ApplyAndDoubt => refused(refused::Reason::UnknownOutcome),
+            _ => Some(write_result::Result::Outcome(pb::Outcome { outcome: Some(outcome) })),
+        }
+    }
+}
+
+fn apply(partition: &mut Partition, id: u32, operations: &[v1::BatchOperation]) -> outcome::Outcome {
+    for (operation, index) in operations.iter().zip(0..) {
+        let (key, condition) = match operation.operation.as_ref().unwrap() {
+            batch_operation::Operation::Put(put) => (&put.key, put.precondition.as_ref()),
+            batch_operation::Operation::Delete(delete) => (&delete.key, delete.precondition.as_ref()),
+        };
+        let version = partition.records.get(key).map_or(0, |record| record.version);
+        let holds = match condition.and_then(|given| given.condition.as_ref()) {
+            None => true,
+            Some(precondition::Condition::MustNotExist(_)) => version == 0,
+            Some(precondition::Condition::VersionEquals(wanted)) => version == *wanted,
+        };
+        if !holds {
+            return outcome::Outcome::PreconditionFailed(outcome::PreconditionFailed {
+                operation: index,
+                current_version: version,
+            });
+        }
+    }
+    partition.position += 1;
+    let position = partition.position;
+    let mut results = Vec::new();
+    for operation in operations {
+        match operation.operation.clone().unwrap() {
+            batch_operation::Operation::Put(put) => {
+                let existing = partition.records.get(&put.key).map_or(0, |record| record.version);
+                let record = v1::Record {
+                    key: put.key.clone(),
+                    value: put.value,
+                    version: existing + 1,
+                    position,
+                    partition_id: id,
+                };
+                results.push(v1::BatchResult { version: existing + 1, existed: existing > 0 });
+                let kind = watch_event::Kind::Put.into();
+                partition.events.push(v1::WatchEvent { kind, record: Some(record.clone()) });
+                partition.records.insert(put.key, record);
+            }
+            batch_operation::Operation::Delete(delete) => {
+                let removed = partition.records.remove(&delete.key);
+                results.push(v1::BatchResult { version: 0, existed: removed.is_some() });
+                if let Some(removed) = removed {
+                    let record = v1::Record { value: Bytes::new(), position, ..removed };
+                    let kind = watch_event::Kind::Delete.into();
+                    partition.events.push(v1::WatchEvent { kind, record: Some(record) });
+                }
+            }
+        }
+    }
+    outcome::Outcome::Applied(outcome::Applied { position, results })
+}
+
+struct FakeBroker {
+    node: u64,
+    cluster: FakeCluster,
+}
+
+type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// `stream` until the broker's streams break.
+fn breakable<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    broken: CancellationToken,
+) -> ServerStream<T> {
+    let failure = futures::stream::once(async { Err(Status::unavailable("connection broke")) });
+    Box::pin(stream.take_until(broken.cancelled_owned()).chain(failure))
+}
+
+#[tonic::async_trait]
+impl Broker for FakeBroker {
+    type WriteStream = ServerStream<pb::WriteResultFrame>;
+    type WatchStream = ServerStream<pb::BrokerWatchResponse>;
+    type WatchStatusStream = ServerStream<pb::BrokerStatus>;
+
+    async fn write(
+        &self,
+        request: Request<Streaming<pb::WriteFrame>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let (node, cluster) = (self.node, self.cluster.clone());
+        let results = request.into_inner().filter_map(move |frame| {
+            let answers: Vec<pb::WriteResult> = frame
+                .map(|frame| frame.writes)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|write| {
+                    let result = cluster.write(node, write)?;
+                    Some(pb::WriteResult { tag: write.tag, result: Some(result) })
+                })
+                .collect();
+            async move { (!answers.is_empty()).then_some(Ok(pb::WriteResultFrame { results: answers })) }
+        });
+        Ok(Response::new(breakable(results, self.cluster.streams(self.node))))
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::BrokerGetRequest>,
+    ) -> Result<Response<pb::BrokerGetResponse>, Status> {
+        let request = request.into_inner();
+        let elsewhere = self.cluster.not_leader(self.node, request.partition_id).filter(|_| !request.stale);
+        let result = match elsewhere {
+            Some(not_leader) => pb::broker_get_response::Result::NotLeader(not_leader),
+            None => {
+                let state = self.cluster.state.lock();
+                let record = state.partitions[request.partition_id as usize - 1].records.get(&request.key);
+                pb::broker_get_response::Result::Found(pb::Found { record: record.cloned() })
+            }
+        };
+        Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::BrokerListRequest>,
+    ) -> Result<Response<pb::BrokerListResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(not_leader) = self.cluster.not_leader(self.node, request.partition_id) {
+            let result = Some(pb::broker_list_response::Result::NotLeader(not_leader));
+            return Ok(Response::new(pb::BrokerListResponse { result }));
+        }
+        let state = self.cluster.state.lock();
+        let records = &state.partitions[request.partition_id as usize - 1].records;
+        let mut rest = records
+            .range::<Bytes, _>((Bound::Excluded(&request.after_key), Bound::Unbounded))
+            .filter(|(key, _)| key.starts_with(&request.prefix))
+            .map(|(_, record)| record.clone());
+        let page: Vec<v1::Record> = rest.by_ref().take(request.limit as usize).collect();
+        let page = pb::Page { records: page, more: rest.next().is_some() };
+        let result = Some(pb::broker_list_response::Result::Page(page));
+        Ok(Response::new(pb::BrokerListResponse { result }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<pb::BrokerWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        let (node, cluster) = (self.node, self.cluster.clone());
+        tokio::spawn(async move {
+            let mut applied = cluster.applied.subscribe();
+            let mut after = request.after_position;
+            let mut first = true;
+            loop {
+                applied.borrow_and_update();
+                let result = {
+                    let not_leader = cluster.not_leader(node, request.partition_id);
+                    let state = cluster.state.lock();
+                    let partition = &state.partitions[request.partition_id as usize - 1];
+                    let from = after.unwrap_or(partition.position);
+                    if let Some(not_leader) = not_leader {
+                        pb::broker_watch_response::Result::NotLeader(not_leader)
+                    } else if from + 1 < partition.first_available {
+                        pb::broker_watch_response::Result::OutOfRange(pb::OutOfRange {
+                            first_available_position: partition.first_available,
+                        })
+                    } else {
+                        let fresh = partition.events.iter().filter(|event| {
+                            let record = event.record.as_ref().unwrap();
+                            record.position > from && record.key.starts_with(&request.prefix)
+                        });
+                        after = Some(partition.position);
+                        pb::broker_watch_response::Result::Changes(v1::WatchResponse {
+                            partition_id: request.partition_id,
+                            events: fresh.cloned().collect(),
+                            position: partition.position,
+                        })
+                    }
+                };
+                let (nothing, last) = match &result {
+                    pb::broker_watch_response::Result::Changes(changes) => (changes.events.is_empty(), false),
+                    _ => (false, true),
+                };
+                if !nothing || first {
+                    first = false;
+                    let message = pb::BrokerWatchResponse { result: Some(result) };
+                    if sender.send(Ok(message)).await.is_err() || last {
+                        return;
+                    }
+                }
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        Ok(Response::new(breakable(stream, self.cluster.streams(self.node))))
+    }
+
+    async fn watch_status(
+        &self,
+        _request: Request<pb::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let status = self.cluster.state.lock().nodes[self.node as usize].status.subscribe();
+        let stream = futures::stream::unfold((status, true), |(mut status, first)| async move {
+            if !first {
+                // At least once a second, as a real broker does.
+                let _ = tokio::time::timeout(Duration::from_secs(1), status.changed()).await;
+            }
+            let now = status.borrow_and_update().clone();
+            Some((Ok(now), (status, false)))
+        });
+        Ok(Response::new(breakable(stream, self.cluster.streams(self.node))))
+    }
+
+    async fn step_down(
+        &self,
+        request: Request<pb::StepDownRequest>,
+    ) -> Result<Response<pb::StepDownResponse>, Status> {
+        let id = request.into_inner().partition_id;
+        let hold = {
+            let mut state = self.cluster.state.lock();
+            state.step_downs.push((self.node, id));
+            state.step_down_hold.clone()
+        };
+        if let Some(hold) = hold {
+            hold.cancelled().await;
+        }
+        let primary = {
+            let state = self.cluster.state.lock();
+            let partition = &state.partitions[id as usize - 1];
+            partition.priorities.iter().max_by_key(|(_, priority)| *priority).map(|(node, _)| *node)
+        };
+        let result = if self.cluster.not_leader(self.node, id).is_some() {
+            step_down_response::Result::NotLeader
+        } else {
+            self.cluster.set_leader(id, primary);
+            step_down_response::Result::Transferred
+        };
+        Ok(Response::new(pb::StepDownResponse {
+            result: result.into(),
+            from: Some(self.node),
+            to: primary,
+            primary,
+            term: 0,
+            frozen_us: 1_500,
+            detail: String::new(),
+        }))
+    }
+}
