@@ -4,5 +4,17 @@
 //! every wait is for a condition, with a deadline that reports what was seen last.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod bad_configuration;
+mod dev_cluster;
+mod failover;
+mod fixed_distribution;
 mod formation;
 mod harness;
+mod importing;
+mod observing;
+mod orderly_stop;
+mod readme;
+mod rebalancing;
+mod records;
+mod recovery;
+mod watching;

@@ -59,10 +59,6 @@ impl Cluster {
         self.folder.path().join(format!("broker-{node}"))
     }
 
-    pub fn broker_config(&self, node: usize) -> PathBuf {
-        self.folder.path().join(format!("broker-{node}.toml"))
-    }
-
     // ---- ways in
 
     /// A client of every gateway.

@@ -10,9 +10,9 @@ mod process;
 mod waiting;
 
 pub use cluster::{Cluster, leaders, leads_per_broker};
-pub use config::Spec;
+pub use config::{ClusterPorts, Spec, set};
 pub use http::{Answer, http};
-pub use load::{Ledger, Load};
+pub use load::Load;
 pub use metrics::Scrape;
 pub use ports::reserve_ports;
 pub use process::{Process, evenkeel};

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::waiting::wait_until;
+use super::waiting::{PATIENCE, wait_until};
 
 /// Lines of a log that a failed test prints.
 const LOG_LINES_SHOWN: usize = 60;
@@ -26,8 +26,10 @@ fn command() -> Command {
 /// Runs a command of the binary to its end.
 pub async fn evenkeel<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Output {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let run = move || command().args(args).stdin(Stdio::null()).output().unwrap();
-    tokio::task::spawn_blocking(run).await.unwrap()
+    let mut command = tokio::process::Command::from(command());
+    let output = command.args(&args).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output).await;
+    output.unwrap_or_else(|_| panic!("{args:?} still runs after {PATIENCE:?}")).unwrap()
 }
 
 /// A process that can be started again after it ended. Dropping it kills it.

@@ -1,0 +1,184 @@
+//! A configuration that cannot work stops the start with exit code 2 and one line that says what to change.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::harness::{Cluster, ClusterPorts, Spec, evenkeel, reserve_ports, set};
+
+/// A node's configuration that works.
+fn broker_config(folder: &Path) -> Table {
+    let ports = ClusterPorts {
+        brokers: vec![(); 3].into_iter().map(|()| reserve_ports().into()).collect(),
+        gateways: vec![],
+    };
+    Spec::new(3, 2).broker_config(0, &ports, &folder.join("data"))
+}
+
+fn gateway_config() -> Table {
+    let ports = ClusterPorts { brokers: vec![reserve_ports().into()], gateways: vec![reserve_ports()] };
+    Spec::new(1, 1).gateway_config(0, &ports)
+}
+
+/// Runs the process, which must refuse; returns its one line.
+async fn refusal(command: &str, config: &Table, flags: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let args = [command, "--config", file.to_str().unwrap()];
+    let output = evenkeel(args.iter().chain(flags).copied()).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let errors: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("error: ")).collect();
+    let [error] = errors[..] else { panic!("not one line: {told}") };
+    assert_eq!(told.lines().last(), Some(&*format!("error: {error}")), "{told}");
+    error.to_owned()
+}
+
+/// The line must hold all of these: key, value, remedy.
+fn assert_tells(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+}
+
+fn fixed(nodes: &[&[&str]]) -> Value {
+    let entry = |(index, nodes): (usize, &&[&str])| {
+        let mut entry = Table::new();
+        set(&mut entry, "partition_id", index as i64 + 1);
+        set(&mut entry, "nodes", nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>());
+        Value::Table(entry)
+    };
+    Value::Array(nodes.iter().enumerate().map(entry).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_refuses_settings_that_cannot_work_and_names_key_value_and_remedy() {
+    type Case<'a> = (&'a [(&'a str, Value)], &'a [&'a str]);
+    let fixed_scheme = || ("partitioning.scheme", Value::from("fixed"));
+    let full: &[&str] = &["0=3", "1=2", "2=1"];
+    let cases: [Case<'_>; 13] = [
+        (&[("raft.leese", "1s".into())], &["raft.leese", "1s", "did you mean raft.lease?", "config.toml:"]),
+        (&[("raft.lease", 5.into())], &["raft.lease", "5", "set something like"]),
+        (&[("raft.lease", "soon".into())], &["raft.lease", "soon", "set something like"]),
+        (&[("limits.key_bytes_max", (-1).into())], &["limits.key_bytes_max", "-1", "set"]),
+        (&[("raft.snapshot_after_entries", 0.into())], &["raft.snapshot_after_entries", "0", "set 1 to"]),
+        (&[("cluster.node_id", 7.into())], &["cluster.node_id", "7", "use an id from that list"]),
+        (
+            &[("cluster.replication_factor", 4.into())],
+            &["cluster.replication_factor", "4", "set at most 3, or add brokers"],
+        ),
+        (
+            &[
+                ("cluster.brokers", vec!["0=127.0.0.1:1111", "0=127.0.0.1:2222"].into()),
+                ("cluster.replication_factor", 2.into()),
+            ],
+            &["cluster.brokers", "0=127.0.0.1:2222", "give every broker its own id"],
+        ),
+        (
+            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=3", "2=1"]]))],
+            &[
+                "partition 2",
+                "priority 3",
+                "broker 0",
+                "broker 1",
+                "make them different in [[partitioning.fixed]]",
+            ],
+        ),
+        (
+            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=2"]]))],
+            &["partition 2", "2 broker(s)", "list exactly 3 in [[partitioning.fixed]]"],
+        ),
+        (
+            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "0=2", "1=1"]]))],
+            &["partition 2", "node 0 is listed twice", "list each broker once in [[partitioning.fixed]]"],
+        ),
+        (
+            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=2", "9=1"]]))],
+            &["partition 2", "node 9", "use an id from cluster.brokers in [[partitioning.fixed]]"],
+        ),
+        (
+            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full]))],
+            &["partition 2", "add [[partitioning.fixed]] with partition_id = 2"],
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (settings, expected) in cases {
+        let mut config = broker_config(folder.path());
+        for (key, value) in settings {
+            set(&mut config, key, value.clone());
+        }
+        assert_tells(&refusal("broker", &config, &[]).await, expected);
+    }
+    let line = refusal("broker", &broker_config(folder.path()), &["--cluster-partitions", "0"]).await;
+    assert_tells(&line, &["cluster.partitions", "0", "set 1 to"]);
+    assert!(!folder.path().join("data").exists(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_refuses_settings_that_cannot_work_and_names_key_value_and_remedy() {
+    let cases: [(&str, Value, &[&str]); 6] = [
+        ("limits.value_bytes_max", (-1).into(), &["-1", "set 1 to"]),
+        ("limits.batch_bytes_max", 9.into(), &["9", "let a batch hold at least one value"]),
+        ("cluster.brokers", Vec::<String>::new().into(), &["[]", "NODE_ID=HOST:PORT"]),
+        ("cluster.brokers", vec!["0=a:1", "0=b:2"].into(), &["0=b:2", "name every broker once"]),
+        ("routing.park_timeout", "0s".into(), &["0s", "set more than 0"]),
+        ("routing.park_time", "1s".into(), &["1s", "did you mean routing.park_timeout?"]),
+    ];
+    for (key, value, expected) in cases {
+        let mut config = gateway_config();
+        set(&mut config, key, value);
+        let line = refusal("gateway", &config, &[]).await;
+        assert_tells(&line, &[key]);
+        assert_tells(&line, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_named_with_its_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = holder.local_addr().unwrap().port();
+    for (command, config, key) in [
+        ("broker", broker_config(folder.path()), "network.port"),
+        ("broker", broker_config(folder.path()), "network.monitoring_port"),
+        ("gateway", gateway_config(), "network.port"),
+        ("gateway", gateway_config(), "network.api_port"),
+        ("gateway", gateway_config(), "network.monitoring_port"),
+    ] {
+        let mut config = config;
+        set(&mut config, key, i64::from(taken));
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &[key, &taken.to_string(), "stop ", "port"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_in_use_or_of_another_node_or_cluster_is_refused() {
+    let mut cluster = Cluster::start(Spec::new(3, 1)).await;
+    let folder = cluster.data_directory(0).display().to_string();
+    let on_other_ports = |node: u64| {
+        let ports = ClusterPorts {
+            brokers: vec![(); 3].into_iter().map(|()| reserve_ports().into()).collect(),
+            gateways: vec![],
+        };
+        cluster.spec.broker_config(node, &ports, folder.as_ref())
+    };
+    let (same, other_node, mut other_cluster) = (on_other_ports(0), on_other_ports(1), on_other_ports(0));
+    set(&mut other_cluster, "cluster.id", "another");
+    let line = refusal("broker", &same, &[]).await;
+    assert_tells(&line, &["data.directory", &folder, "locked by a running broker", "stop that broker"]);
+
+    cluster.kill(0);
+    let line = refusal("broker", &other_node, &[]).await;
+    assert_tells(&line, &["data.directory", &folder, "node 0", "not 1", "give this broker its own folder"]);
+    let line = refusal("broker", &other_cluster, &[]).await;
+    assert_tells(
+        &line,
+        &["data.directory", &folder, "\"story\"", "\"another\"", "give this broker its own folder"],
+    );
+
+    cluster.restart(0);
+    cluster.wait_until_caught_up(0).await;
+}

@@ -1,0 +1,58 @@
+//! A broker is killed, and comes back.
+
+use std::collections::BTreeMap;
+
+use crate::harness::{Cluster, Load, Spec, leaders, leads_per_broker, wait_until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_a_broker_spreads_its_leaderships_over_the_others_and_loses_no_acknowledged_write() {
+    let mut cluster = Cluster::start(Spec::new(3, 12)).await;
+    cluster.wait_until_balanced().await;
+    let client = cluster.client();
+    let load = Load::with_retries(&client, 4);
+    load.progress(200).await;
+    cluster.kill(0);
+    let topology = cluster.wait_until_abandoned(0).await;
+    assert_eq!(leads_per_broker(&topology), [0, 6, 6], "{:?}", leaders(&topology));
+    load.progress(400).await;
+    let ledger = load.stop().await;
+    ledger.assert_no_failures();
+    assert_eq!(ledger.longest_gap.len(), 12, "every partition was written to");
+    ledger.check(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_returning_broker_catches_up_and_takes_nothing_back_by_itself() {
+    let mut cluster = Cluster::start(Spec::new(3, 6)).await;
+    cluster.wait_until_balanced().await;
+    let client = cluster.client();
+    let load = Load::with_retries(&client, 2);
+    load.progress(50).await;
+    cluster.kill(1);
+    cluster.wait_until_abandoned(1).await;
+    load.progress(200).await;
+    let lag = wait_until("the killed broker's lag to show", async || match cluster.lag_of(1).await? {
+        lag if lag >= 10.0 => Ok(lag),
+        lag => Err(format!("it is {lag}")),
+    })
+    .await;
+    load.progress(200).await;
+    wait_until("the lag to rise", async || match cluster.lag_of(1).await? {
+        now if now > lag => Ok(()),
+        now => Err(format!("it was {lag} and is {now}")),
+    })
+    .await;
+    load.stop().await.assert_no_failures();
+
+    let before = terms(&cluster).await;
+    cluster.restart(1);
+    cluster.wait_until_caught_up(1).await;
+    client.put("written", "after the return", None).await.unwrap();
+    cluster.wait_until_caught_up(1).await;
+    assert_eq!(terms(&cluster).await, before, "leaders and terms are as they were");
+}
+
+/// Leader and term of every partition.
+async fn terms(cluster: &Cluster) -> BTreeMap<u32, (Option<u64>, u64)> {
+    cluster.topology().await.partitions.iter().map(|p| (p.partition_id, (p.leader, p.term))).collect()
+}
