@@ -25,7 +25,7 @@ use crate::metrics_text::samples;
 use crate::outcome::{Failure, note, print};
 use crate::rebalance::{Accepted, follow, request, run_table, went_well};
 use crate::signals::stop_requested;
-use crate::status::{is_balanced, leaders_per_broker, status_table, verdict};
+use crate::status::{is_balanced, lags_are_known, leaders_per_broker, status_table, verdict};
 
 const STEPS: u32 = 10;
 const LAG_METRIC: &str = "atomix_non_replicated_entries";
@@ -183,13 +183,12 @@ impl Story {
         load.take_gaps();
         let rebalance_us = self.rebalance(cluster, &client, &load).await?;
 
-        let writes = load.acknowledged();
         let report = load.stop().await?;
         let measured = Measured {
             steady_us,
             failover_us,
             rebalance_us,
-            writes,
+            writes: report.acknowledged,
             failed: report.failed,
             retried: client.retries(),
         };
@@ -324,10 +323,12 @@ impl Story {
             }
             other => self.check(false, format!("the rebalance was not started: {other:?}")),
         }
-        let (topology, _) =
-            cluster.wait_for(client, "leaders on their primaries", |_| true, is_balanced).await?;
+        cluster.wait_for(client, "leaders on their primaries", |_| true, is_balanced).await?;
         let took = began.elapsed();
         tokio::time::sleep(QUIET).await;
+        // The lag of a new leader's followers is known once each has answered it.
+        let settled = |topology: &_| is_balanced(topology) && lags_are_known(topology);
+        let (topology, _) = cluster.wait_for(client, "the lag of every follower", |_| true, settled).await?;
         let gap_us = load.take_gaps().worst_us();
         print(format_args!(
             "done after {:.2} s; longest write gap of any partition {:.1} ms",

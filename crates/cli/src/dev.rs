@@ -105,7 +105,12 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
         }
     }
     drop(ends);
-    cluster.stop().await?;
+    let again = stop_requested()?;
+    tokio::select! {
+        stopped = cluster.stop() => stopped?,
+        // What still runs is killed when the cluster is dropped.
+        signal = again => return Err(Failure::new(1, format!("{signal} again: killed what was started here"))),
+    }
     note(format_args!("stopped; the data stays in {}", cluster.plan.data_dir.display()));
     Ok(())
 }

@@ -107,7 +107,7 @@ pub async fn run(args: ImportArgs, connection: &Connection) -> Result<(), Failur
     bar.finish_and_clear();
     if let Err(mut failure) = result {
         failure.message = format!(
-            "{}; so far: {}. Run the same command again to go on: nothing is written twice",
+            "{}; so far: {}. The same command goes on from here: nothing is written twice",
             failure.message,
             job.tally.summary()
         );
@@ -231,7 +231,7 @@ fn read(
                 bar.suspend(|| note(format_args!("skipped {error}")));
                 continue;
             }
-            Err(error) => return Err(bad_line("input", &error)),
+            Err(error) => return Err(bad_line("standard input", &error)),
         };
         let is_last = last.as_ref().is_none_or(|last| last.get(&xxh3_128(&line.key)) == Some(&line.number));
         if !is_last {
@@ -298,5 +298,113 @@ impl Writer {
         }
         let key = readable(&line.key);
         Err(Failure::new(1, format!("{key:?} keeps changing while it is imported; stop its other writers")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::fake_gateway::FakeGateway;
+
+    fn job(skip_bad: bool) -> Job {
+        Job {
+            key_field: "id".into(),
+            skip_bad,
+            writers: 4,
+            bar: ProgressBar::hidden(),
+            tally: Arc::default(),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn numbered(count: u32) -> String {
+        (0..count).map(|n| format!("{{\"id\":{n}}}\n")).collect()
+    }
+
+    async fn import(gateway: &FakeGateway, text: &str) -> (Result<(), Failure>, [u64; 5]) {
+        let job = job(false);
+        let result = job.file(&gateway.client().await, file(text).path()).await;
+        (result, job.tally.counts())
+    }
+
+    fn versions(gateway: &FakeGateway) -> Vec<u64> {
+        gateway.records.lock().values().map(|record| record.version).collect()
+    }
+
+    #[tokio::test]
+    async fn an_import_that_broke_off_goes_on_and_writes_nothing_twice() {
+        let gateway = FakeGateway::default();
+        gateway.break_at.store(120, Relaxed);
+        let (result, _) = import(&gateway, &numbered(300)).await;
+        assert!(result.unwrap_err().message.contains("broken on demand"));
+        let there = gateway.records.lock().len();
+        assert!((1..300).contains(&there), "{there}");
+        let (result, [written, already_there, ..]) = import(&gateway, &numbered(300)).await;
+        result.unwrap();
+        assert_eq!((written + already_there, already_there), (300, there as u64));
+        assert_eq!(versions(&gateway), [1; 300]);
+    }
+
+    #[tokio::test]
+    async fn a_second_import_reads_instead_of_writing() {
+        let gateway = FakeGateway::default();
+        import(&gateway, &numbered(200)).await.0.unwrap();
+        assert_eq!(gateway.puts.load(Relaxed), 200);
+        let (result, counts) = import(&gateway, &numbered(200)).await;
+        result.unwrap();
+        assert_eq!(counts, [0, 200, 0, 0, 0]);
+        // Each writer may try one write before the first line turns out to be there.
+        assert!(gateway.puts.load(Relaxed) <= 204 + 4);
+    }
+
+    #[tokio::test]
+    async fn the_last_line_of_a_key_counts_and_only_that_is_written() {
+        let gateway = FakeGateway::default();
+        let text = "{\"id\":1,\"v\":\"old\"}\n{\"id\":2}\n{\"id\":1,\"v\":\"new\"}\n";
+        for counts in [[2, 0, 0, 1, 0], [0, 2, 0, 1, 0]] {
+            let (result, found) = import(&gateway, text).await;
+            result.unwrap();
+            assert_eq!(found, counts);
+        }
+        assert_eq!(versions(&gateway), [1, 1]);
+        assert_eq!(gateway.records.lock()[&b"1"[..]].value, "{\"id\":1,\"v\":\"new\"}");
+    }
+
+    #[tokio::test]
+    async fn a_changed_line_updates_its_record() {
+        let gateway = FakeGateway::default();
+        import(&gateway, "{\"id\":1,\"v\":1}\n{\"id\":2}\n").await.0.unwrap();
+        let (result, counts) = import(&gateway, "{\"id\":1,\"v\":2}\n{\"id\":2}\n").await;
+        result.unwrap();
+        assert_eq!(counts, [0, 1, 1, 0, 0]);
+        assert_eq!(versions(&gateway), [2, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_bad_line_is_found_before_anything_is_written() {
+        let gateway = FakeGateway::default();
+        let text = "{\"id\":1}\n{\"id\":2}\nnonsense\n";
+        let (result, _) = import(&gateway, text).await;
+        let failure = result.unwrap_err();
+        assert!(failure.message.contains("line 3: not JSON"), "{failure}");
+        assert!(gateway.records.lock().is_empty());
+        let job = job(true);
+        job.file(&gateway.client().await, file(text).path()).await.unwrap();
+        assert_eq!(job.tally.counts(), [2, 0, 0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn standard_input_is_written_in_order() {
+        let gateway = FakeGateway::default();
+        let text = "{\"id\":1,\"v\":1}\n{\"id\":1,\"v\":2}\n{\"id\":1,\"v\":3}\n".as_bytes();
+        job(false).stream(&gateway.client().await, text, None).await.unwrap();
+        assert_eq!(gateway.records.lock()[&b"1"[..]].value, "{\"id\":1,\"v\":3}");
     }
 }

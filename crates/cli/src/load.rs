@@ -67,6 +67,7 @@ impl Gaps {
 pub struct LoadReport {
     /// Microseconds, of the measured writes.
     pub latencies: Histogram<u64>,
+    pub acknowledged: u64,
     pub failed: u64,
     /// The last failure, for a person.
     pub last_failure: Option<String>,
@@ -145,11 +146,6 @@ impl Load {
         self.shared.acknowledged.load(Relaxed)
     }
 
-    /// Writes failed since the start.
-    pub fn failed(&self) -> u64 {
-        self.shared.failed.load(Relaxed)
-    }
-
     /// The longest gaps since this was last asked.
     pub fn take_gaps(&self) -> Gaps {
         let now_us = self.shared.now_us();
@@ -171,7 +167,13 @@ impl Load {
             ledger.extend(report.ledger);
         }
         let last_failure = self.shared.last_failure.lock().take();
-        Ok(LoadReport { latencies, failed: self.failed(), last_failure, ledger })
+        Ok(LoadReport {
+            latencies,
+            acknowledged: self.acknowledged(),
+            failed: self.shared.failed.load(Relaxed),
+            last_failure,
+            ledger,
+        })
     }
 }
 
@@ -284,5 +286,33 @@ mod tests {
         let skewed = cumulative_shares(4, 1.0);
         assert!((skewed[0] - 0.48).abs() < 1e-9 && (skewed[3] - 1.0).abs() < 1e-9, "{skewed:?}");
         assert_eq!(pick(&skewed, 1.0), 3);
+    }
+}
+
+#[cfg(test)]
+mod load_tests {
+    use super::*;
+    use crate::fake_gateway::FakeGateway;
+
+    #[tokio::test]
+    async fn the_ledger_knows_what_every_key_must_hold() {
+        let gateway = FakeGateway::default();
+        let plan =
+            LoadPlan { clients: 4, value_bytes: 16, partitions: 3, skew: 0.0, key_prefix: "t-".into() };
+        let load = Load::start(&gateway.client().await, &plan).unwrap();
+        load.begin_measuring();
+        while load.acknowledged() < 200 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(load.take_gaps().partitions_us.len(), 3);
+        let report = load.stop().await.unwrap();
+        assert_eq!((report.failed, report.last_failure), (0, None));
+        assert!(report.latencies.len() > 0);
+        let records = gateway.records.lock();
+        assert_eq!(records.len(), report.ledger.len());
+        for (key, known) in &report.ledger {
+            assert_eq!(records[key].version, known.acknowledged, "{key:?}");
+        }
+        assert_eq!(report.ledger.values().map(|known| known.acknowledged).sum::<u64>(), report.acknowledged);
     }
 }

@@ -11,6 +11,8 @@ mod delete;
 mod demo;
 mod demo_input;
 mod dev;
+#[cfg(test)]
+mod fake_gateway;
 mod free_ports;
 mod get;
 mod http;

@@ -54,7 +54,11 @@ impl From<ClientError> for Failure {
             error if error.is_unreachable() => EXIT_UNREACHABLE,
             _ => 1,
         };
-        Self::new(code, error.to_string())
+        let mut message = error.to_string();
+        if error.is_precondition_failed() {
+            message.push_str("; see the record with `evenkeel get KEY --output json`");
+        }
+        Self::new(code, message)
     }
 }
 

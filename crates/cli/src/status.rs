@@ -51,6 +51,13 @@ pub fn is_balanced(topology: &TopologyResponse) -> bool {
     known && !topology.partitions.is_empty() && topology.partitions.iter().all(settled)
 }
 
+/// Every follower that can be reached has told how far it is.
+pub fn lags_are_known(topology: &TopologyResponse) -> bool {
+    let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
+    let mut replicas = reachable.flat_map(|broker| &broker.replicas);
+    replicas.all(|replica| replica.role == i32::from(Role::Leader) || replica.lag_entries.is_some())
+}
+
 /// Partitions led by each broker, by node id.
 pub fn leaders_per_broker(topology: &TopologyResponse) -> Vec<(u64, usize)> {
     let led = |node| topology.partitions.iter().filter(|partition| partition.leader == Some(node)).count();
@@ -244,7 +251,7 @@ pub mod tests {
         assert!(verdict(&skewed).ends_with("; not reachable: broker 1"));
         let even = topology(&[Some(0), Some(1), Some(2)]);
         assert_eq!(verdict(&even), "balanced: 1/1/1 leaders per broker");
-        assert!(is_balanced(&even));
+        assert!(is_balanced(&even) && lags_are_known(&even));
         let headless = topology(&[Some(0), None, Some(2)]);
         assert_eq!(verdict(&headless), "1 of 3 partitions have no leader");
         assert!(!is_balanced(&headless));
