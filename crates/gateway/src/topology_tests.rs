@@ -133,7 +133,7 @@ fn a_broker_of_another_cluster_or_partition_count_is_refused() {
 
     let mut other = raw_status(1, Role::Leader, 9);
     other.cluster_id = "x".into();
-    let refused = state.apply(Event::Status(Box::new(other.clone())), now).unwrap_err();
+    let refused = state.apply(Event::Status(Box::new(other)), now).unwrap_err();
     assert!(matches!(refused, StatusRefused::OtherCluster { node: NodeId(1), .. }));
 
     let mut wider = raw_status(1, Role::Follower, 5);

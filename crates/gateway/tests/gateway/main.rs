@@ -1,5 +1,7 @@
 //! The whole gateway over real sockets, in front of brokers that misbehave on demand.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 mod fake_cluster;
 mod harness;
 mod http_ports;
