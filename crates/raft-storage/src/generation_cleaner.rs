@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::state_layout::{Scope, garbage_key, io_error};
-use crate::state_store::Keyspaces;
+use fjall::{Database, Keyspace};
+
+use crate::state_layout::{Kind, Scope, io_error};
 
 /// Generations waiting to be dropped; beyond, they wait for the next start.
 const QUEUE_MAX: usize = 4096;
@@ -24,12 +25,12 @@ pub(crate) struct GenerationCleaner {
 }
 
 impl GenerationCleaner {
-    pub(crate) fn start(keyspaces: Keyspaces) -> io::Result<Self> {
+    pub(crate) fn start(database: Database, state: Keyspace) -> io::Result<Self> {
         let (queue, scopes) = sync_channel(QUEUE_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("state-cleaner".into()).spawn({
             let stop = Arc::clone(&stop);
-            move || run(&keyspaces, &scopes, &stop)
+            move || run(&database, &state, &scopes, &stop)
         })?;
         Ok(Self { queue: Some(queue), stop, thread: Some(thread) })
     }
@@ -58,31 +59,31 @@ impl Drop for GenerationCleaner {
     }
 }
 
-fn run(keyspaces: &Keyspaces, scopes: &Receiver<Scope>, stop: &AtomicBool) {
+fn run(database: &Database, state: &Keyspace, scopes: &Receiver<Scope>, stop: &AtomicBool) {
     while let Ok(scope) = scopes.recv() {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = drop_generation(keyspaces, scope, stop) {
+        if let Err(error) = drop_generation(database, state, scope, stop) {
             tracing::warn!(?scope, %error, "could not drop a generation; tried again at the next start");
         }
     }
 }
 
-fn drop_generation(keyspaces: &Keyspaces, scope: Scope, stop: &AtomicBool) -> io::Result<()> {
-    for keyspace in [&keyspaces.records, &keyspaces.requests, &keyspaces.changes] {
+fn drop_generation(database: &Database, state: &Keyspace, scope: Scope, stop: &AtomicBool) -> io::Result<()> {
+    for kind in [Kind::Record, Kind::Request, Kind::Change] {
         // Goes on after the last key instead of from the start, so as not to pass over the fresh tombstones again.
-        let mut from = scope.prefix().to_vec();
+        let mut from = scope.prefix(kind).to_vec();
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let mut batch = keyspaces.database.batch();
+            let mut batch = database.batch();
             let mut last = None;
-            for item in keyspace.range(from.as_slice()..scope.end().as_slice()).take(BATCH_KEYS_MAX) {
+            for item in state.range(from.as_slice()..scope.end(kind).as_slice()).take(BATCH_KEYS_MAX) {
                 let key = item.key().map_err(io_error)?;
                 last = Some(key.to_vec());
-                batch.remove(keyspace, key);
+                batch.remove(state, key);
             }
             batch.commit().map_err(io_error)?;
             let Some(mut last) = last else { break };
@@ -90,5 +91,5 @@ fn drop_generation(keyspaces: &Keyspaces, scope: Scope, stop: &AtomicBool) -> io
             from = last;
         }
     }
-    keyspaces.partitions.remove(garbage_key(scope)).map_err(io_error)
+    state.remove(scope.prefix(Kind::Garbage)).map_err(io_error)
 }

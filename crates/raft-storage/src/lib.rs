@@ -6,6 +6,7 @@ pub mod data_directory;
 pub mod disk;
 pub mod faulty_disk;
 mod generation_cleaner;
+mod journal_syncer;
 pub mod log;
 pub mod metric_definitions;
 mod partition_reader;

@@ -14,7 +14,7 @@ use fjall::Readable;
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::state_layout::{RECORD_HEAD_BYTES, Scope, damaged, io_error, number_of_key, record_head};
+use crate::state_layout::{Kind, RECORD_HEAD_BYTES, Scope, damaged, io_error, number_of_key, record_head};
 use crate::state_store::StoreInner;
 use crate::types::GroupId;
 
@@ -66,8 +66,9 @@ impl PartitionReader {
 
     /// The record with this key, if there is one.
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Record>> {
-        let stored = self
-            .on_live_generation(|scope| self.store.keyspaces.records.get(scope.key(key)).map_err(io_error))?;
+        let stored = self.on_live_generation(|scope| {
+            self.store.state.get(scope.key(Kind::Record, key)).map_err(io_error)
+        })?;
         stored.map(|stored| self.record(Bytes::copy_from_slice(key), stored.into())).transpose()
     }
 
@@ -80,20 +81,19 @@ impl PartitionReader {
         limit: usize,
         bytes_max: usize,
     ) -> io::Result<(Vec<Record>, bool)> {
-        let (scope, view) =
-            self.on_live_generation(|scope| Ok((scope, self.store.keyspaces.database.snapshot())))?;
+        let (scope, view) = self.on_live_generation(|scope| Ok((scope, self.store.database.snapshot())))?;
         let from = if after_key >= prefix && !after_key.is_empty() {
-            let mut from = scope.key(after_key);
+            let mut from = scope.key(Kind::Record, after_key);
             from.push(0);
             from
         } else {
-            scope.key(prefix)
+            scope.key(Kind::Record, prefix)
         };
         let mut records = Vec::new();
         let mut bytes = 0;
-        for item in view.range(&self.store.keyspaces.records, from.as_slice()..scope.end().as_slice()) {
+        for item in view.range(&self.store.state, from.as_slice()..scope.end(Kind::Record).as_slice()) {
             let (key, stored) = item.into_inner().map_err(io_error)?;
-            let key = Bytes::from(key).slice(Scope::BYTES..);
+            let key = Bytes::from(key).slice(Scope::PREFIX_BYTES..);
             if !key.starts_with(prefix) {
                 break;
             }
@@ -117,16 +117,16 @@ impl PartitionReader {
     ) -> Result<Changes, ChangesError> {
         let (scope, applied, view, first) = self.on_live_generation(|scope| {
             let applied = *self.shared.applied.borrow();
-            let view = self.store.keyspaces.database.snapshot();
+            let view = self.store.database.snapshot();
             Ok((scope, applied, view, self.first_available_position()))
         })?;
         if after.0.saturating_add(1) < first.0 {
             return Err(ChangesError::OutOfRange { first_available: first });
         }
         let mut changes = Changes { events: Vec::new(), up_to: Position(applied.max(after.0)) };
-        let from = scope.number_key(after.0.saturating_add(1));
+        let from = scope.number_key(Kind::Change, after.0.saturating_add(1));
         let mut bytes = 0;
-        let rows = view.range(&self.store.keyspaces.changes, from.as_slice()..scope.end().as_slice());
+        let rows = view.range(&self.store.state, from.as_slice()..scope.end(Kind::Change).as_slice());
         for (scanned, item) in rows.enumerate() {
             let (key, row) = item.into_inner().map_err(io_error)?;
             let position = number_of_key(&key)?;

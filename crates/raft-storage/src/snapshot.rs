@@ -25,7 +25,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::snapshot_receiver::{ReceivedGeneration, SnapshotReceiver};
-use crate::state_layout::{PartitionRow, Scope, damaged, io_error, number_of_key};
+use crate::state_layout::{Kind, PartitionRow, Scope, damaged, io_error, number_of_key};
 use crate::state_store::StoreInner;
 use crate::types::GroupId;
 
@@ -178,8 +178,8 @@ impl SnapshotChunks {
     /// Reads until a chunk is full or everything is read.
     fn fill(&mut self) -> io::Result<()> {
         while self.buffer.len() < CHUNK_BYTES_MAX {
-            let prefix = self.scope().prefix();
-            let keyspaces = &self.view.store.keyspaces;
+            let scope = self.scope();
+            let all = |kind| self.view.view.prefix(&self.view.store.state, scope.prefix(kind));
             match &mut self.section {
                 Section::Header => {
                     let header = SnapshotHeader {
@@ -187,13 +187,13 @@ impl SnapshotChunks {
                         partition: self.view.partition,
                         applied: self.view.row.applied,
                     };
-                    self.section = Section::Records(self.view.view.prefix(&keyspaces.records, prefix));
+                    self.section = Section::Records(all(Kind::Record));
                     self.put_frame(FRAME_HEADER, &[&header.encode_to_vec()])?;
                 }
                 Section::Records(items) => match items.next() {
                     Some(item) => {
                         let (key, stored) = item.into_inner().map_err(io_error)?;
-                        let key = &key[Scope::BYTES..];
+                        let key = &key[Scope::PREFIX_BYTES..];
                         self.end.records_count += 1;
                         self.put_frame(FRAME_RECORD, &[&(key.len() as u32).to_le_bytes(), key, &stored])?;
                     }
@@ -202,7 +202,7 @@ impl SnapshotChunks {
                             let (found, counted) = (self.end.records_count, self.view.row.records_count);
                             return Err(damaged(format!("{found} records where {counted} were counted")));
                         }
-                        self.section = Section::Requests(self.view.view.prefix(&keyspaces.requests, prefix));
+                        self.section = Section::Requests(all(Kind::Request));
                     }
                 },
                 Section::Requests(items) => match items.next() {

@@ -11,7 +11,7 @@ use crate::snapshot::{
     FRAME_END, FRAME_HEAD_BYTES, FRAME_HEADER, FRAME_RECORD, FRAME_REQUEST, SNAPSHOT_FORMAT, Snapshot,
     SnapshotEnd, SnapshotHeader,
 };
-use crate::state_layout::{KEY_BYTES_MAX, RECORD_HEAD_BYTES, Scope, decode_log_id, io_error};
+use crate::state_layout::{KEY_BYTES_MAX, Kind, RECORD_HEAD_BYTES, Scope, decode_log_id};
 use crate::state_machine::blocking;
 use crate::state_store::StoreInner;
 use crate::types::{GroupId, raft};
@@ -124,11 +124,11 @@ impl SnapshotReceiver {
 impl Receiving {
     fn push(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(chunk);
-        let mut write = self.filling.store.keyspaces.database.batch();
+        let mut write = self.filling.store.database.batch();
         while let Some((kind, payload)) = self.next_frame()? {
             self.take_frame(kind, payload, &mut write)?;
         }
-        write.commit().map_err(io_error)
+        self.filling.store.commit(write, chunk.len())
     }
 
     fn next_frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {
@@ -157,7 +157,7 @@ impl Receiving {
             return Err(invalid("does not begin with its only header"));
         }
         let scope = self.filling.scope;
-        let keyspaces = &self.filling.store.keyspaces;
+        let state = &self.filling.store.state;
         match kind {
             FRAME_HEADER => {
                 let header = SnapshotHeader::decode(payload).map_err(|e| invalid(format!("header: {e}")))?;
@@ -181,12 +181,12 @@ impl Receiving {
                 let key = payload.split_to(key_bytes);
                 self.counted.records_count += 1;
                 // Copied: a slice would keep the whole chunk in the memtable.
-                write.insert(&keyspaces.records, scope.key(&key), payload.as_ref());
+                write.insert(state, scope.key(Kind::Record, &key), payload.as_ref());
             }
             FRAME_REQUEST => {
                 let client = payload.try_get_u64_le().map_err(|_| invalid("a request id is cut short"))?;
                 self.counted.requests_count += 1;
-                write.insert(&keyspaces.requests, scope.number_key(client), payload.as_ref());
+                write.insert(state, scope.number_key(Kind::Request, client), payload.as_ref());
             }
             FRAME_END => {
                 let end = SnapshotEnd::decode(payload).map_err(|e| invalid(format!("end: {e}")))?;

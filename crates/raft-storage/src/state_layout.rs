@@ -1,21 +1,24 @@
 //! Where things lie in the state database.
 //!
-//! | keyspace | key | value |
-//! | --- | --- | --- |
-//! | `partitions` | `f` | format of this layout, u32 |
-//! | `partitions` | `p` partition | [`PartitionRow`]: what is applied, and counts |
-//! | `partitions` | `g` partition generation | empty; this generation is no (longer) live and is to be dropped |
-//! | `records` | scope, key | version u64, position u64, value |
-//! | `requests` | scope, client id u64 | sequence u64, position u64, encoded `Outcome` |
-//! | `changes` | scope, position u64 | events u32, then each `WatchEvent` length-delimited |
+//! | key | value |
+//! | --- | --- |
+//! | `f` | format of this layout, u32 |
+//! | `p` partition u32 | [`PartitionRow`]: what is applied, and counts |
+//! | `m` partition u32 | JSON of openraft's stored membership; apart because it is large and rarely changes |
+//! | `g` scope | empty; this generation is not (or no longer) live and is to be dropped |
+//! | `r` scope, key | version u64, position u64, value |
+//! | `q` scope, client id u64 | sequence u64, position u64, encoded `Outcome` |
+//! | `c` scope, position u64 | events u32, then each `WatchEvent` length-delimited |
 //!
 //! A *scope* is (partition u32, generation u32). Integers are big-endian in keys, so that they sort, and
-//! little-endian in values. Few shared keyspaces instead of some per partition: each costs files, memory and tens of
-//! milliseconds to create.
+//! little-endian in values.
+//!
+//! All of it is one fjall keyspace. One per partition would cost files, memory and tens of milliseconds each to create;
+//! one per kind would write four small tables where this writes a large one, and every table written holds applies and
+//! reads up while fjall syncs.
 
 use std::io;
 
-use bytes::Bytes;
 use evenkeel_protocol::internal::v1 as internal;
 
 use crate::types::{GroupId, raft};
@@ -30,6 +33,16 @@ pub(crate) const RECORD_HEAD_BYTES: usize = 16;
 /// Longest key of a record that the layout can hold; far above what gateways accept.
 pub(crate) const KEY_BYTES_MAX: usize = 32 * 1024;
 
+/// What a key with a scope is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Garbage = b'g',
+    Record = b'r',
+    Request = b'q',
+    Change = b'c',
+}
+
 /// Which of a partition's states a key belongs to: installing a snapshot begins a new generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
@@ -38,57 +51,58 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(crate) const BYTES: usize = 8;
+    /// Bytes of a key before what is the key's own.
+    pub(crate) const PREFIX_BYTES: usize = 9;
 
-    pub(crate) fn prefix(self) -> [u8; Self::BYTES] {
-        let mut prefix = [0; Self::BYTES];
-        prefix[..4].copy_from_slice(&self.partition.to_be_bytes());
-        prefix[4..].copy_from_slice(&self.generation.to_be_bytes());
+    pub(crate) fn prefix(self, kind: Kind) -> [u8; Self::PREFIX_BYTES] {
+        let mut prefix = [kind as u8; Self::PREFIX_BYTES];
+        prefix[1..5].copy_from_slice(&self.partition.to_be_bytes());
+        prefix[5..].copy_from_slice(&self.generation.to_be_bytes());
         prefix
     }
 
-    /// First key after the scope's last; only generation and partition `u32::MAX`, never reached, would have none.
-    pub(crate) fn end(self) -> [u8; Self::BYTES] {
-        let prefix = u64::from_be_bytes(self.prefix());
-        prefix.saturating_add(1).to_be_bytes()
+    /// First key after those of the kind: generations never reach `u32::MAX`.
+    pub(crate) fn end(self, kind: Kind) -> [u8; Self::PREFIX_BYTES] {
+        let generation = self.generation.saturating_add(1);
+        Self { generation, ..self }.prefix(kind)
     }
 
-    pub(crate) fn key(self, suffix: &[u8]) -> Vec<u8> {
-        let mut key = Vec::with_capacity(Self::BYTES + suffix.len());
-        key.extend_from_slice(&self.prefix());
+    pub(crate) fn key(self, kind: Kind, suffix: &[u8]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(Self::PREFIX_BYTES + suffix.len());
+        key.extend_from_slice(&self.prefix(kind));
         key.extend_from_slice(suffix);
         key
     }
 
-    pub(crate) fn number_key(self, number: u64) -> [u8; 16] {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&self.prefix());
-        key[8..].copy_from_slice(&number.to_be_bytes());
+    pub(crate) fn number_key(self, kind: Kind, number: u64) -> [u8; Self::PREFIX_BYTES + 8] {
+        let mut key = [0; Self::PREFIX_BYTES + 8];
+        key[..Self::PREFIX_BYTES].copy_from_slice(&self.prefix(kind));
+        key[Self::PREFIX_BYTES..].copy_from_slice(&number.to_be_bytes());
         key
+    }
+
+    /// The scope in a key.
+    pub(crate) fn of_key(key: &[u8]) -> io::Result<Self> {
+        let mut numbers = Numbers(key.get(1..).unwrap_or_default());
+        Ok(Self { partition: numbers.u32_be()?, generation: numbers.u32_be()? })
     }
 }
 
-pub(crate) fn partition_key(partition: GroupId) -> [u8; 5] {
-    let mut key = [b'p', 0, 0, 0, 0];
+pub(crate) fn row_key(partition: GroupId) -> [u8; 5] {
+    let mut key = [b'p'; 5];
     key[1..].copy_from_slice(&partition.to_be_bytes());
     key
 }
 
-pub(crate) fn garbage_key(scope: Scope) -> [u8; 9] {
-    let mut key = [b'g', 0, 0, 0, 0, 0, 0, 0, 0];
-    key[1..].copy_from_slice(&scope.prefix());
+pub(crate) fn membership_key(partition: GroupId) -> [u8; 5] {
+    let mut key = [b'm'; 5];
+    key[1..].copy_from_slice(&partition.to_be_bytes());
     key
 }
 
-/// The scope in a key of the `g` rows.
-pub(crate) fn parse_garbage_key(key: &[u8]) -> io::Result<Scope> {
-    let mut numbers = Numbers(key.get(1..).unwrap_or_default());
-    Ok(Scope { partition: numbers.u32_be()?, generation: numbers.u32_be()? })
-}
-
-/// The number after the scope in a key of `requests` or `changes`.
+/// The number after the scope in a key of a request or a change.
 pub(crate) fn number_of_key(key: &[u8]) -> io::Result<u64> {
-    let tail = key.get(Scope::BYTES..).and_then(|tail| tail.try_into().ok());
+    let tail = key.get(Scope::PREFIX_BYTES..).and_then(|tail| tail.try_into().ok());
     tail.map(u64::from_be_bytes).ok_or_else(|| damaged("key without its number"))
 }
 
@@ -136,17 +150,14 @@ pub(crate) struct PartitionRow {
     pub generation: u32,
     #[prost(message, optional, tag = "2")]
     pub applied: Option<internal::LogId>,
-    /// JSON of openraft's stored membership.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub membership: Bytes,
-    #[prost(uint64, tag = "4")]
+    #[prost(uint64, tag = "3")]
     pub records_count: u64,
     /// Changes at this position and later are kept.
-    #[prost(uint64, tag = "5")]
+    #[prost(uint64, tag = "4")]
     pub changes_first: u64,
-    #[prost(uint64, tag = "6")]
+    #[prost(uint64, tag = "5")]
     pub changes_count: u64,
-    #[prost(uint64, tag = "7")]
+    #[prost(uint64, tag = "6")]
     pub changes_bytes: u64,
 }
 
@@ -159,15 +170,11 @@ pub(crate) fn decode_log_id(id: &internal::LogId) -> raft::LogId {
     raft::LogId { leader_id, index: id.index }
 }
 
-pub(crate) fn encode_membership(membership: &raft::StoredMembership) -> io::Result<Bytes> {
-    serde_json::to_vec(membership).map(Bytes::from).map_err(io::Error::other)
+pub(crate) fn encode_membership(membership: &raft::StoredMembership) -> io::Result<Vec<u8>> {
+    serde_json::to_vec(membership).map_err(io::Error::other)
 }
 
-/// Empty bytes are the membership of a partition that has not applied one.
 pub(crate) fn decode_membership(json: &[u8]) -> io::Result<raft::StoredMembership> {
-    if json.is_empty() {
-        return Ok(raft::StoredMembership::default());
-    }
     serde_json::from_slice(json).map_err(|e| damaged(format!("membership: {e}")))
 }
 

@@ -24,18 +24,16 @@ use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
 use crate::snapshot::{Snapshot, SnapshotView};
 use crate::snapshot_receiver::ReceivedGeneration;
 use crate::state_layout::{
-    PartitionRow, Scope, decode_log_id, decode_membership, encode_log_id, encode_membership, encode_record,
-    garbage_key, io_error, number_of_key, partition_key, record_head,
+    Kind, Numbers, PartitionRow, Scope, decode_log_id, encode_log_id, encode_membership, encode_record,
+    io_error, membership_key, number_of_key, record_head, row_key,
 };
-use crate::state_store::StoreInner;
+use crate::state_store::{StoreInner, without_blocking_others};
 use crate::types::{GroupId, TypeConfig, raft};
 
 /// Entries in one batch.
 const BATCH_ENTRIES_MAX: usize = 256;
 /// Bytes of commands in one batch; the last command may go beyond.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Batches of this size and more are committed off the runtime's threads.
-const INLINE_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Changes are trimmed a 64th of the limit at a time, so that most batches need not look for the oldest.
 const TRIM_SHARE: u64 = 64;
 
@@ -51,10 +49,10 @@ struct StagedChange {
 /// What was staged since the last commit, beside the state that it already changed.
 #[derive(Default)]
 struct Batch {
-    entries: usize,
     bytes: usize,
     records: StagedRecords,
     changes: VecDeque<StagedChange>,
+    membership: Option<Vec<u8>>,
 }
 
 /// Applies the log of one partition.
@@ -78,7 +76,7 @@ impl PartitionStateMachine {
         partition: GroupId,
         in_use: Arc<()>,
     ) -> io::Result<(Self, PartitionReader)> {
-        let row = store.keyspaces.read_row(partition)?;
+        let row = store.read_row(partition)?;
         let row = row.unwrap_or_else(|| PartitionRow { changes_first: 1, ..PartitionRow::default() });
         let applied = row.applied.as_ref().map(decode_log_id);
         let (applied_sender, _) = watch::channel(applied.map_or(0, |id| id.index));
@@ -90,7 +88,7 @@ impl PartitionStateMachine {
             applied: applied_sender,
         });
         let requests = load_requests(&store, Scope { partition, generation: row.generation })?;
-        let membership = decode_membership(&row.membership)?;
+        let membership = store.read_membership(partition)?;
         let reader = PartitionReader::new(Arc::clone(&store), Arc::clone(&shared));
         let machine = Self {
             store,
@@ -131,11 +129,10 @@ impl PartitionStateMachine {
             }
             EntryPayload::Membership(membership) => {
                 self.membership = raft::StoredMembership::new(Some(entry.log_id), membership);
-                self.row.membership = encode_membership(&self.membership)?;
+                batch.membership = Some(encode_membership(&self.membership)?);
                 Outcome::default()
             }
         };
-        batch.entries += 1;
         self.applied = Some(entry.log_id);
         Ok(outcome)
     }
@@ -155,9 +152,9 @@ impl PartitionStateMachine {
                 }
             }
         }
-        let (scope, records) = (self.scope(), &self.store.keyspaces.records);
+        let (scope, state) = (self.scope(), &self.store.state);
         let executed = batch.records.execute(self.partition, position, command.operations, |key| {
-            let stored = records.get(scope.key(key)).map_err(io_error)?;
+            let stored = state.get(scope.key(Kind::Record, key)).map_err(io_error)?;
             stored.map_or(Ok(0), |stored| record_head(&stored).map(|(version, _)| version))
         })?;
         let outcome = match executed {
@@ -202,16 +199,16 @@ impl PartitionStateMachine {
             row.changes_first = position + 1;
         };
         let scope = self.scope();
-        let changes = &self.store.keyspaces.changes;
-        let from = scope.number_key(self.row.changes_first);
-        for item in changes.range(from.as_slice()..scope.end().as_slice()) {
+        let state = &self.store.state;
+        let from = scope.number_key(Kind::Change, self.row.changes_first);
+        for item in state.range(from.as_slice()..scope.end(Kind::Change).as_slice()) {
             if !too_much(&self.row) {
                 break;
             }
             let (key, row) = item.into_inner().map_err(io_error)?;
-            let events = crate::state_layout::Numbers(&row).u32_le()?;
+            let events = Numbers(&row).u32_le()?;
             trimmed(&mut self.row, number_of_key(&key)?, u64::from(events), row.len());
-            write.remove(changes, key);
+            write.remove(state, key);
         }
         while too_much(&self.row)
             && let Some(change) = batch.changes.pop_front()
@@ -229,72 +226,86 @@ impl PartitionStateMachine {
         mut entries: impl Stream<Item = io::Result<(raft::Entry, Option<A>)>> + Unpin,
         answer: impl Fn(A, Outcome),
     ) -> io::Result<()> {
-        self.check_usable()?;
-        let mut batch = Batch::default();
-        let mut answers = Vec::new();
-        let mut last = Ok(());
-        while last.is_ok()
-            && let Some(entry) = entries.next().await
-        {
-            match entry {
-                Ok((entry, responder)) => {
-                    self.usable = false;
-                    let outcome = self.stage(&mut batch, entry)?;
-                    answers.extend(responder.map(|responder| (responder, outcome)));
+        let mut ended = Ok(false);
+        while let Ok(false) = ended {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
+                match entries.next().await {
+                    Some(Ok((entry, responder))) => {
+                        if let EntryPayload::Normal(command) = &entry.payload {
+                            bytes += command.0.len();
+                        }
+                        batch.push((entry, responder));
+                        continue;
+                    }
+                    None => ended = Ok(true),
+                    Some(Err(error)) => ended = Err(error),
                 }
-                // What is staged is committed nevertheless: memory has it already.
-                Err(error) => last = Err(error),
+                break;
             }
-            if batch.entries >= BATCH_ENTRIES_MAX || batch.bytes >= BATCH_BYTES_MAX {
-                self.commit(std::mem::take(&mut batch)).await?;
-                answers.drain(..).for_each(|(responder, outcome)| answer(responder, outcome));
-            }
+            without_blocking_others(|| self.apply_batch(batch, &answer))?;
         }
-        self.commit(batch).await?;
+        ended.map(|_| ())
+    }
+
+    /// Applies entries as one fjall batch, then answers.
+    fn apply_batch<A>(
+        &mut self,
+        entries: Vec<(raft::Entry, Option<A>)>,
+        answer: impl Fn(A, Outcome),
+    ) -> io::Result<()> {
+        self.check_usable()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.usable = false;
+        let mut batch = Batch::default();
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, responder) in entries {
+            let outcome = self.stage(&mut batch, entry)?;
+            answers.extend(responder.map(|responder| (responder, outcome)));
+        }
+        self.commit(batch)?;
+        self.usable = true;
+        self.publish();
         answers.into_iter().for_each(|(responder, outcome)| answer(responder, outcome));
-        last
+        Ok(())
     }
 
     /// Writes what is staged as one fjall batch.
-    async fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
-        if batch.entries == 0 {
-            return Ok(());
-        }
+    fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
         let store = Arc::clone(&self.store);
-        let keyspaces = &store.keyspaces;
+        let state = &store.state;
         let scope = self.scope();
-        let mut write = keyspaces.database.batch();
+        let mut write = store.database.batch();
         self.trim_changes(&mut batch, &mut write)?;
         for (key, record) in batch.records.drain() {
-            let key = scope.key(&key);
+            let key = scope.key(Kind::Record, &key);
             match record {
                 Some(record) => {
-                    let stored = encode_record(record.version, record.position, &record.value);
-                    write.insert(&keyspaces.records, key, stored);
+                    write.insert(state, key, encode_record(record.version, record.position, &record.value));
                 }
-                None => write.remove(&keyspaces.records, key),
+                None => write.remove(state, key),
             }
         }
         for change in batch.changes {
-            write.insert(&keyspaces.changes, scope.number_key(change.position), change.row);
+            write.insert(state, scope.number_key(Kind::Change, change.position), change.row);
         }
         for (client, row) in self.requests.take_rows() {
-            let key = scope.number_key(client);
+            let key = scope.number_key(Kind::Request, client);
             match row {
-                Some(row) => write.insert(&keyspaces.requests, key, row),
-                None => write.remove(&keyspaces.requests, key),
+                Some(row) => write.insert(state, key, row),
+                None => write.remove(state, key),
             }
         }
-        self.row.applied = self.applied.as_ref().map(encode_log_id);
-        write.insert(&keyspaces.partitions, partition_key(self.partition), self.row.encode_to_vec());
-        if batch.bytes <= INLINE_BATCH_BYTES_MAX {
-            write.commit().map_err(io_error)?;
-        } else {
-            blocking(move || write.commit().map_err(io_error)).await?;
+        if let Some(membership) = batch.membership {
+            write.insert(state, membership_key(self.partition), membership);
         }
-        self.usable = true;
-        self.publish();
-        Ok(())
+        self.row.applied = self.applied.as_ref().map(encode_log_id);
+        write.insert(state, row_key(self.partition), self.row.encode_to_vec());
+        // Record and change have the value each.
+        store.commit(write, 2 * batch.bytes)
     }
 
     /// Shows readers what was committed.
@@ -308,7 +319,7 @@ impl PartitionStateMachine {
     }
 
     fn view(&self) -> Snapshot {
-        let view = self.store.keyspaces.database.snapshot();
+        let view = self.store.database.snapshot();
         Snapshot::from_view(SnapshotView {
             store: Arc::clone(&self.store),
             view,
@@ -330,23 +341,25 @@ impl PartitionStateMachine {
         let row = PartitionRow {
             generation: scope.generation,
             applied: meta.last_log_id.as_ref().map(encode_log_id),
-            membership: encode_membership(&meta.last_membership)?,
             records_count: received.records_count(),
             changes_first: position + 1,
             changes_count: 0,
             changes_bytes: 0,
         };
+        let membership = encode_membership(&meta.last_membership)?;
         let old = self.scope();
         let store = Arc::clone(&self.store);
         self.usable = false;
         let (row, requests) = blocking(move || {
             let requests = load_requests(&store, scope)?;
-            let keyspaces = &store.keyspaces;
-            let mut write = keyspaces.database.batch().durability(Some(PersistMode::SyncAll));
-            write.insert(&keyspaces.partitions, partition_key(scope.partition), row.encode_to_vec());
-            write.remove(&keyspaces.partitions, garbage_key(scope));
-            write.insert(&keyspaces.partitions, garbage_key(old), []);
-            write.commit().map_err(io_error)?;
+            store.sync_ahead()?;
+            let state = &store.state;
+            let mut write = store.database.batch().durability(Some(PersistMode::SyncAll));
+            write.insert(state, row_key(scope.partition), row.encode_to_vec());
+            write.insert(state, membership_key(scope.partition), membership);
+            write.remove(state, scope.prefix(Kind::Garbage));
+            write.insert(state, old.prefix(Kind::Garbage), []);
+            store.commit(write, 0)?;
             Ok((row, requests))
         })
         .await?;
@@ -434,7 +447,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 fn load_requests(store: &StoreInner, scope: Scope) -> io::Result<RequestIds> {
     let mut requests = RequestIds::new(CLIENTS_MAX);
-    for item in store.keyspaces.requests.prefix(scope.prefix()) {
+    for item in store.state.prefix(scope.prefix(Kind::Request)) {
         let (key, row) = item.into_inner().map_err(io_error)?;
         requests.load_row(number_of_key(&key)?, &row)?;
     }

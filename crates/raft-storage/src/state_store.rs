@@ -3,34 +3,39 @@
 //! # What is durable when
 //! `purged ≤ snapshot ≤ durable applied ≤ applied`. An apply batch is one fjall batch that also carries the last applied
 //! log id and the membership, and is not synced: after a crash the store stands at some earlier batch of each partition
-//! and the log replays the rest. fjall writes all keyspaces through one journal and syncs it before it writes a table,
-//! so no keyspace gets ahead of another. Building or installing a snapshot syncs, and opening does, because openraft
-//! takes the state found then for a snapshot.
+//! and the log replays the rest. Building or installing a snapshot syncs, and opening does, because openraft takes the
+//! state found then for a snapshot.
 //!
 //! # Costs
 //! For each apply batch: one fjall batch, that is one write to the page cache. For each operation: one point read for
-//! the version (none when the batch wrote the key before), one insert of the record and one of the change. Each client
-//! of a batch: one row. Values are not copied between command and staging, once into the record and once into the
-//! change.
+//! the version (none when the batch wrote the key before), one insert of the record and one of the change. One row for
+//! each client of the batch, and about 40 bytes for the partition. A value is not copied between command and staging,
+//! then once into the record and once into the change.
+//!
+//! fjall makes everyone wait while it syncs for a new table, tens of milliseconds every 32 MiB. Hence one keyspace
+//! rather than one per kind (fewer tables), the [`journal_syncer`](crate::journal_syncer) (less to sync) and
+//! [`without_blocking_others`] (only applies wait, not the runtime).
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::generation_cleaner::GenerationCleaner;
+use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::partition_reader::PartitionReader;
 use crate::snapshot_receiver::SnapshotReceiver;
 use crate::state_layout::{
-    FORMAT, FORMAT_KEY, Numbers, PartitionRow, Scope, damaged, garbage_key, io_error, parse_garbage_key,
-    partition_key,
+    FORMAT, FORMAT_KEY, Kind, Numbers, PartitionRow, Scope, damaged, decode_membership, io_error,
+    membership_key, row_key,
 };
 use crate::state_machine::PartitionStateMachine;
-use crate::types::GroupId;
+use crate::types::{GroupId, raft};
 
 /// Smallest journal limit that fjall takes.
 const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -40,7 +45,7 @@ const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
 pub struct StoreOptions {
     /// Cache of blocks read from tables.
     pub cache_bytes: u64,
-    /// Memtable of records and of changes each, before it becomes a table.
+    /// Memory for what was written last, before it becomes a table; up to five times that while writing tables lags.
     pub memtable_bytes: u64,
     /// All journals; beyond, the partitions that hold the oldest back are written out. At least 64 MiB.
     pub journal_bytes_max: u64,
@@ -56,7 +61,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 64 * 1024 * 1024,
-            memtable_bytes: 16 * 1024 * 1024,
+            memtable_bytes: 32 * 1024 * 1024,
             journal_bytes_max: 128 * 1024 * 1024,
             worker_threads: 2,
             changes_retained_max: 100_000,
@@ -93,30 +98,13 @@ pub enum OpenPartitionError {
     Io { partition: GroupId, source: io::Error },
 }
 
-/// Handles of the database, cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Keyspaces {
-    pub database: Database,
-    pub partitions: Keyspace,
-    pub records: Keyspace,
-    pub requests: Keyspace,
-    pub changes: Keyspace,
-}
-
-impl Keyspaces {
-    pub(crate) fn read_row(&self, partition: GroupId) -> io::Result<Option<PartitionRow>> {
-        let Some(row) = self.partitions.get(partition_key(partition)).map_err(io_error)? else {
-            return Ok(None);
-        };
-        let row = PartitionRow::decode(&*row);
-        row.map(Some).map_err(|e| damaged(format!("row of partition {partition}: {e}")))
-    }
-}
-
 pub(crate) struct StoreInner {
-    // Before the keyspaces: stops its thread, which uses them, when the store closes.
+    // Before the database: dropping them stops their threads.
     pub cleaner: GenerationCleaner,
-    pub keyspaces: Keyspaces,
+    syncer: JournalSyncer,
+    pub database: Database,
+    /// See [`crate::state_layout`].
+    pub state: Keyspace,
     pub options: StoreOptions,
     directory: PathBuf,
     /// Highest generation of each partition that was ever begun.
@@ -136,22 +124,24 @@ impl StateStore {
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenStoreError> {
         let path = directory.as_ref().to_path_buf();
         let damaged = |source| OpenStoreError::Damaged { path: path.clone(), source };
-        let keyspaces = match open_keyspaces(&path, &options) {
-            Ok(keyspaces) => keyspaces,
+        let (database, state) = match open_database(&path, &options) {
+            Ok(opened) => opened,
             Err(fjall::Error::Locked) => return Err(OpenStoreError::Locked { path }),
             Err(error) => return Err(damaged(io_error(error))),
         };
-        if let Some(found) = check_format(&keyspaces).map_err(damaged)? {
+        if let Some(found) = check_format(&state).map_err(damaged)? {
             return Err(OpenStoreError::NewerFormat { path, found });
         }
-        let (generations, garbage) = scan_generations(&keyspaces).map_err(damaged)?;
-        let cleaner = GenerationCleaner::start(keyspaces.clone()).map_err(damaged)?;
+        let (generations, garbage) = scan_generations(&state).map_err(damaged)?;
+        let cleaner = GenerationCleaner::start(database.clone(), state.clone()).map_err(damaged)?;
         for scope in garbage {
             cleaner.drop_later(scope);
         }
         let inner = StoreInner {
             cleaner,
-            keyspaces,
+            syncer: JournalSyncer::start(path.clone()).map_err(damaged)?,
+            database,
+            state,
             options,
             directory: path.clone(),
             generations: Mutex::new(generations),
@@ -184,7 +174,7 @@ impl StateStore {
 
     /// Generations of all partitions that are being filled or dropped.
     pub fn unfinished_generations(&self) -> io::Result<usize> {
-        let mut rows = self.inner.keyspaces.partitions.prefix(b"g");
+        let mut rows = self.inner.state.prefix(b"g");
         rows.try_fold(0, |count, row| row.key().map(|_| count + 1)).map_err(io_error)
     }
 }
@@ -193,8 +183,13 @@ impl StateStore {
 impl StateStore {
     /// Keys of all records, request ids and changes, live or not.
     pub(crate) fn keys_count(&self) -> io::Result<usize> {
-        let Keyspaces { records, requests, changes, .. } = &self.inner.keyspaces;
-        let counts = [records, requests, changes].map(|keyspace| keyspace.len().map_err(io_error));
+        let counts = ["r", "q", "c"].map(|kind| {
+            self.inner
+                .state
+                .prefix(kind)
+                .try_fold(0, |count, item| item.key().map(|_| count + 1))
+                .map_err(io_error)
+        });
         counts.into_iter().sum()
     }
 }
@@ -207,58 +202,66 @@ impl StoreInner {
         *highest += 1;
         let scope = Scope { partition, generation: *highest };
         drop(generations);
-        self.keyspaces.partitions.insert(garbage_key(scope), []).map_err(io_error)?;
+        self.state.insert(scope.prefix(Kind::Garbage), []).map_err(io_error)?;
         Ok(scope)
     }
 
-    /// Makes everything that was written durable. Blocks.
-    ///
-    /// fjall holds its journal, and with it every apply batch, while it syncs. Syncing the newest journal file through
-    /// a handle of our own first leaves it almost nothing to wait for.
+    pub(crate) fn read_row(&self, partition: GroupId) -> io::Result<Option<PartitionRow>> {
+        let row = self.state.get(row_key(partition)).map_err(io_error)?;
+        row.map(|row| decode_row(partition, &row)).transpose()
+    }
+
+    pub(crate) fn read_membership(&self, partition: GroupId) -> io::Result<raft::StoredMembership> {
+        let json = self.state.get(membership_key(partition)).map_err(io_error)?;
+        json.map_or_else(|| Ok(raft::StoredMembership::default()), |json| decode_membership(&json))
+    }
+
+    /// Commits a batch of about so many bytes. Not synced unless the batch says so.
+    pub(crate) fn commit(&self, write: OwnedWriteBatch, bytes: usize) -> io::Result<()> {
+        write.commit().map_err(io_error)?;
+        self.syncer.wrote(bytes);
+        Ok(())
+    }
+
+    /// Syncs what was written so far without making applies wait, before something that does. Blocks.
+    pub(crate) fn sync_ahead(&self) -> io::Result<()> {
+        sync_newest_journal(&self.directory)
+    }
+
+    /// Makes everything that was written durable. Blocks; applies wait only for what was written meanwhile.
     pub(crate) fn persist(&self) -> io::Result<()> {
-        if let Some(journal) = newest_journal(&self.directory)? {
-            std::fs::File::open(journal)?.sync_data()?;
-        }
-        self.keyspaces.database.persist(PersistMode::SyncAll).map_err(io_error)
+        self.sync_ahead()?;
+        self.database.persist(PersistMode::SyncAll).map_err(io_error)
     }
 }
 
-fn newest_journal(directory: &Path) -> io::Result<Option<PathBuf>> {
-    let mut newest: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse().ok());
-        if let Some(number) = number
-            && newest.as_ref().is_none_or(|(highest, _)| number > *highest)
-        {
-            newest = Some((number, path));
-        }
+/// Runs work that may wait for the disk, so that on a runtime with several threads only its own task waits.
+pub(crate) fn without_blocking_others<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
-    Ok(newest.map(|(_, path)| path))
 }
 
-fn open_keyspaces(path: &Path, options: &StoreOptions) -> fjall::Result<Keyspaces> {
+fn open_database(path: &Path, options: &StoreOptions) -> fjall::Result<(Database, Keyspace)> {
     let database = Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
         .worker_threads(options.worker_threads.max(1))
         .open()?;
-    let keyspace = |name: &str, memtable_bytes| {
-        database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
-    };
-    Ok(Keyspaces {
-        partitions: keyspace("partitions", options.memtable_bytes / 4)?,
-        records: keyspace("records", options.memtable_bytes)?,
-        requests: keyspace("requests", options.memtable_bytes / 4)?,
-        changes: keyspace("changes", options.memtable_bytes)?,
-        database,
-    })
+    let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
+    let state = database.keyspace("state", create)?;
+    Ok((database, state))
+}
+
+fn decode_row(partition: GroupId, row: &[u8]) -> io::Result<PartitionRow> {
+    PartitionRow::decode(row).map_err(|e| damaged(format!("row of partition {partition}: {e}")))
 }
 
 /// Writes the format into a new database; `Some` when the database has a newer one.
-fn check_format(keyspaces: &Keyspaces) -> io::Result<Option<u32>> {
-    let Some(stored) = keyspaces.partitions.get(FORMAT_KEY).map_err(io_error)? else {
-        keyspaces.partitions.insert(FORMAT_KEY, FORMAT.to_le_bytes()).map_err(io_error)?;
+fn check_format(state: &Keyspace) -> io::Result<Option<u32>> {
+    let Some(stored) = state.get(FORMAT_KEY).map_err(io_error)? else {
+        state.insert(FORMAT_KEY, FORMAT.to_le_bytes()).map_err(io_error)?;
         return Ok(None);
     };
     let found = Numbers(&stored).u32_le()?;
@@ -266,18 +269,16 @@ fn check_format(keyspaces: &Keyspaces) -> io::Result<Option<u32>> {
 }
 
 /// The highest generation of each partition, and the generations to drop.
-fn scan_generations(keyspaces: &Keyspaces) -> io::Result<(HashMap<GroupId, u32>, Vec<Scope>)> {
+fn scan_generations(state: &Keyspace) -> io::Result<(HashMap<GroupId, u32>, Vec<Scope>)> {
     let mut generations = HashMap::new();
-    for item in keyspaces.partitions.prefix(b"p") {
+    for item in state.prefix(b"p") {
         let (key, row) = item.into_inner().map_err(io_error)?;
         let partition = Numbers(key.get(1..).unwrap_or_default()).u32_be()?;
-        let row =
-            PartitionRow::decode(&*row).map_err(|e| damaged(format!("row of partition {partition}: {e}")))?;
-        generations.insert(partition, row.generation);
+        generations.insert(partition, decode_row(partition, &row)?.generation);
     }
     let mut garbage = Vec::new();
-    for item in keyspaces.partitions.prefix(b"g") {
-        let scope = parse_garbage_key(&item.key().map_err(io_error)?)?;
+    for item in state.prefix(b"g") {
+        let scope = Scope::of_key(&item.key().map_err(io_error)?)?;
         let highest: &mut u32 = generations.entry(scope.partition).or_default();
         *highest = scope.generation.max(*highest);
         garbage.push(scope);
