@@ -1,6 +1,6 @@
 //! Starts a broker, runs it, and stops it without leaving its partitions leaderless.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,18 @@ use evenkeel_raft_storage::{
     SharedLog, StateStore, StoreOptions,
 };
 use futures::StreamExt;
-use openraft::SnapshotPolicy;
+use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
+use evenkeel_raft_storage::{GroupLog, TypeConfig};
+use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{EntryPayload, Membership, RaftLogReader, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::transport::server::TcpIncoming;
 
 use crate::broker_service::BrokerService;
+use crate::distribution::Replica as Member;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::handover::{Handover, Purpose};
@@ -67,7 +72,9 @@ pub enum BrokerError {
     #[error("cluster.brokers = {address}: {source}")]
     Address { address: String, source: tonic::transport::Error },
     #[error("partition {partition}: cannot start its replica: {source}")]
-    Raft { partition: u32, source: Fatal<evenkeel_raft_storage::TypeConfig> },
+    Raft { partition: u32, source: Fatal<TypeConfig> },
+    #[error("partition {partition}: cannot write its first log entry: {source}")]
+    Found { partition: u32, source: std::io::Error },
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(
@@ -103,9 +110,10 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let started = start_replicas(&options, &validated, &log, &store, &peers).await?;
     let replicas = Replicas::new(started, elector.clone());
     for replica in replicas.iter() {
-        let initialized = replica.raft_metrics().membership_config.voter_ids().next().is_some();
+        // Only the founding entry: nobody has led yet.
+        let new = replica.raft_metrics().last_log_index.unwrap_or(0) == 0;
         let rank = validated.distribution.rank_of(replica.partition, validated.node).unwrap_or(0);
-        elector.add(replica.partition, rank, initialized);
+        elector.add(replica.partition, rank, new);
     }
     let handover = Handover { peers: peers.clone(), limits: limits(&options), policy: policy(&options) };
     let address = &validated.brokers[&validated.node];
@@ -252,15 +260,30 @@ async fn start_replicas(
     for partition in validated.distribution.partitions_of(me) {
         let group = partition.0;
         let (state_machine, reader) = store.partition(group)?;
-        let log = log.group(group);
+        let mut log = log.group(group);
+        let mut members = validated.distribution.replicas(partition).to_vec();
+        members.sort_by_key(|m| std::cmp::Reverse(m.priority));
+        found(&mut log, &members).await.map_err(|source| BrokerError::Found { partition: group, source })?;
         let network = Network { group, me, peers: peers.clone() };
         let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
         let raft = raft.map_err(|source| BrokerError::Raft { partition: group, source })?;
-        let mut members = validated.distribution.replicas(partition).to_vec();
-        members.sort_by_key(|m| std::cmp::Reverse(m.priority));
         started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members)));
     }
     Ok(started)
+}
+
+/// Gives an empty log its first entry: the replica set. Every replica writes the same one, so any of them can stand
+/// or vote from its first start on. openraft's `initialize` does this on one replica only; if that one died
+/// between its first vote and its first append, the others could neither be initialized nor stand.
+async fn found(log: &mut GroupLog, members: &[Member]) -> std::io::Result<()> {
+    if log.get_log_state().await?.last_log_id.is_some() || log.read_vote().await?.is_some() {
+        return Ok(());
+    }
+    let voters: BTreeSet<u64> = members.iter().map(|m| m.node.0).collect();
+    let membership = Membership::new_with_defaults(vec![voters], []);
+    let nobody = CommittedLeaderId { term: 0, node_id: 0 };
+    let entry = Entry::new(LogId::new(nobody, 0), EntryPayload::Membership(membership));
+    log.blocking_append([entry]).await.map_err(std::io::Error::other)
 }
 
 fn limits(options: &Options) -> Limits {

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 /// Number of a Raft group: a partition's id, or 0 for the system group.
 pub type GroupId = u32;
 
-/// How long each lower rank leaves a new group to the ranks above before it founds the group itself.
-pub const INITIALIZE_STAGGER: Duration = Duration::from_secs(2);
+/// How long each lower rank leaves the first election of a new group to the ranks above: their brokers may still be
+/// starting, and nothing is unavailable yet that was available before.
+pub const FIRST_ELECTION_STAGGER: Duration = Duration::from_secs(2);
 
 /// With [`Order::Jitter`], delays are spread over this many staggers.
 pub const JITTER_STAGGERS_MAX: u32 = 10;
@@ -49,29 +50,11 @@ pub enum Order {
     },
 }
 
-/// What a group should do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Stand for election.
-    Stand,
-    /// Found the group with its whole replica set; harmless when another replica was faster.
-    Initialize,
-}
-
-/// A group whose time has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
-    /// Which group.
-    pub group: GroupId,
-    /// What to do.
-    pub action: Action,
-}
-
 /// From when on a group waits, and for what.
 #[derive(Clone, Copy, Debug)]
 enum Waiting {
-    /// For the group to be founded, since then.
-    ForFounding(Instant),
+    /// For the first leader of a new group, since then.
+    ForFirstLeader(Instant),
     /// For the leader to be heard again, since then.
     ForLeader(Instant),
     /// For its own candidacy, since then.
@@ -110,11 +93,10 @@ impl ElectionSchedule {
         Self { times, order, groups: HashMap::new(), heap: BinaryHeap::new() }
     }
 
-    /// Starts to watch a replica of `rank` in `group`; `initialized` tells whether the group was ever founded, as
-    /// far as this replica's disk knows. One that was not is founded by rank 0 at once, and by rank r after
-    /// r × [`INITIALIZE_STAGGER`] if it heard nothing until then.
-    pub fn add(&mut self, group: GroupId, rank: u32, initialized: bool, now: Instant) {
-        let waiting = if initialized { Waiting::ForLeader(now) } else { Waiting::ForFounding(now) };
+    /// Starts to watch a replica of `rank` in `group`. In a group that is `new`, as far as this replica's disk
+    /// knows, rank 0 stands at once, and rank r after r × [`FIRST_ELECTION_STAGGER`] if it heard nothing until then.
+    pub fn add(&mut self, group: GroupId, rank: u32, new: bool, now: Instant) {
+        let waiting = if new { Waiting::ForFirstLeader(now) } else { Waiting::ForLeader(now) };
         self.groups.insert(group, Group { rank, waiting, quiet_until: None, attempts: 0, queued: None });
         self.reschedule(group);
     }
@@ -124,22 +106,12 @@ impl ElectionSchedule {
         self.groups.remove(&group);
     }
 
-    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. Also proves that
-    /// the group was founded.
+    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. 
     pub fn heard(&mut self, group: GroupId, now: Instant) {
         self.update(group, |g| match g.waiting {
             Waiting::Leading => {}
             Waiting::ForLeader(since) => g.waiting = Waiting::ForLeader(since.max(now)),
-            Waiting::ForFounding(_) | Waiting::ForVotes(_) => g.waiting = Waiting::ForLeader(now),
-        });
-    }
-
-    /// The group was founded here; its first election is under way.
-    pub fn initialized(&mut self, group: GroupId, now: Instant) {
-        self.update(group, |g| {
-            if matches!(g.waiting, Waiting::ForFounding(_)) {
-                g.waiting = Waiting::ForVotes(now);
-            }
+            Waiting::ForFirstLeader(_) | Waiting::ForVotes(_) => g.waiting = Waiting::ForLeader(now),
         });
     }
 
@@ -168,29 +140,18 @@ impl ElectionSchedule {
         self.update(group, |g| g.quiet_until = until);
     }
 
-    /// What is due at `now`, earliest first. Each group is named once and counts as having stood (or founded)
-    /// at `now`; it is due again after the retry interval if nothing is heard.
-    pub fn due(&mut self, now: Instant) -> Vec<Due> {
+    /// The groups in which this broker's replica should stand at `now`, earliest first. Each counts as having
+    /// stood; it is due again after the retry interval if nothing is heard.
+    pub fn due(&mut self, now: Instant) -> Vec<GroupId> {
         let mut due = Vec::new();
         while self.next_deadline().is_some_and(|deadline| deadline <= now) {
             let Some(Reverse((_, group))) = self.heap.pop() else { break };
             let Some(g) = self.groups.get_mut(&group) else { continue };
             g.queued = None;
+            // A leader has no deadline, so it never comes up.
+            g.waiting = Waiting::ForVotes(now);
             g.attempts += 1;
-            let action = match g.waiting {
-                Waiting::ForFounding(_) => {
-                    // Other ranks come up in between; when this one's turn comes again it is `rank` later still.
-                    g.waiting = Waiting::ForFounding(now + INITIALIZE_STAGGER);
-                    Action::Initialize
-                }
-                Waiting::ForLeader(_) | Waiting::ForVotes(_) => {
-                    g.waiting = Waiting::ForVotes(now);
-                    Action::Stand
-                }
-                // Has no deadline, so it never comes up.
-                Waiting::Leading => continue,
-            };
-            due.push(Due { group, action });
+            due.push(group);
             self.reschedule(group);
         }
         due
@@ -243,8 +204,8 @@ impl ElectionSchedule {
 
     fn deadline(&self, group: GroupId, g: &Group) -> Option<Instant> {
         let deadline = match g.waiting {
-            // By rank in either order: founding is no contest, somebody just has to go first.
-            Waiting::ForFounding(since) => since + INITIALIZE_STAGGER * g.rank,
+            // By rank in either order: this is no contest, somebody just has to go first.
+            Waiting::ForFirstLeader(since) => since + FIRST_ELECTION_STAGGER * g.rank,
             Waiting::ForLeader(since) => since + self.times.lease + self.handicap(group, g),
             Waiting::ForVotes(since) => since + self.times.retry + self.handicap(group, g),
             Waiting::Leading => return None,
@@ -293,7 +254,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
         for group in 1..=100 {
-            schedule.add(group, group % 3, true, start);
+            schedule.add(group, group % 3, false, start);
         }
         for beat in 0..1000 {
             for group in 1..=100 {
@@ -308,7 +269,7 @@ mod tests {
     fn an_older_sign_of_life_does_not_move_the_deadline_back() {
         let start = Instant::now();
         let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
-        schedule.add(1, 0, true, start);
+        schedule.add(1, 0, false, start);
         schedule.heard(1, start + ms(300));
         schedule.heard(1, start + ms(200));
         assert_eq!(schedule.next_deadline(), Some(start + ms(800)));
@@ -318,7 +279,7 @@ mod tests {
     fn a_removed_group_is_never_due() {
         let start = Instant::now();
         let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
-        schedule.add(1, 0, true, start);
+        schedule.add(1, 0, false, start);
         schedule.remove(1);
         assert_eq!((schedule.due(start + ms(10_000)), schedule.next_deadline()), (vec![], None));
     }
@@ -338,7 +299,7 @@ mod tests {
         let start = Instant::now();
         let delays = |seed: u64| {
             let mut schedule = ElectionSchedule::new(TIMES, Order::Jitter { seed });
-            schedule.add(1, 0, true, start);
+            schedule.add(1, 0, false, start);
             let mut at = start;
             let mut delays = Vec::new();
             for _ in 0..5 {
@@ -362,11 +323,11 @@ mod tests {
         let start = Instant::now();
         for rank in 0..7 {
             let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
-            schedule.add(1, rank, true, start);
+            schedule.add(1, rank, false, start);
             for round in 1..=4 {
                 let next = schedule.next_deadline().unwrap();
                 assert_eq!(next, start + (TIMES.lease + TIMES.stagger * rank) * round);
-                assert_eq!(schedule.due(next), [Due { group: 1, action: Action::Stand }]);
+                assert_eq!(schedule.due(next), [1]);
             }
         }
     }
@@ -404,7 +365,7 @@ mod tests {
                 .iter()
                 .map(|rank| {
                     let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
-                    schedule.add(1, *rank, true, start);
+                    schedule.add(1, *rank, false, start);
                     (*rank, schedule)
                 })
                 .collect();
@@ -422,7 +383,7 @@ mod tests {
             let start = Instant::now();
             let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
             for group in 1..=4 {
-                schedule.add(group, group % 3, group != 4, start);
+                schedule.add(group, group % 3, group == 4, start);
             }
             let mut now = start;
             for (wait, event) in events {
@@ -437,7 +398,7 @@ mod tests {
                             schedule.deadline(*id, g).is_some_and(|at| at <= now).then_some(*id)
                         };
                         let mut expected: Vec<u32> = schedule.groups.iter().filter_map(overdue).collect();
-                        let mut due: Vec<u32> = schedule.due(now).iter().map(|d| d.group).collect();
+                        let mut due: Vec<u32> = schedule.due(now);
                         expected.sort_unstable();
                         due.sort_unstable();
                         prop_assert_eq!(due, expected);

@@ -2,16 +2,15 @@
 //!
 //! One timer for all replicas of the broker. See [`crate::election`] for who stands when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_protocol::PartitionId;
-use openraft::errors::{InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::election::{Action, Due, ElectionSchedule, ElectionTimes, Order};
+use crate::election::{ElectionSchedule, ElectionTimes, GroupId, Order};
 use crate::metric_definitions::{election_began, heartbeat_missed};
 use crate::replica::Replica;
 use crate::replicas::Replicas;
@@ -27,6 +26,8 @@ pub struct Elector(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     wake: Notify,
+    /// How long a candidate that we would vote for gets before we stand ourselves.
+    candidacy: Duration,
 }
 
 struct State {
@@ -39,13 +40,15 @@ struct State {
 
 impl Elector {
     pub fn new(times: ElectionTimes, order: Order) -> Self {
+        let candidacy = times.retry;
         let schedule = ElectionSchedule::new(times, order);
         let state = State { schedule, heard: HashMap::new(), retired: false };
-        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new() }))
+        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), candidacy }))
     }
 
-    pub fn add(&self, partition: PartitionId, rank: u32, initialized: bool) {
-        self.0.state.lock().schedule.add(partition.0, rank, initialized, Instant::now());
+    /// Watches a replica; `new` when its partition has had no leader yet, as far as this disk knows.
+    pub fn add(&self, partition: PartitionId, rank: u32, new: bool) {
+        self.0.state.lock().schedule.add(partition.0, rank, new, Instant::now());
         self.0.wake.notify_one();
     }
 
@@ -55,6 +58,13 @@ impl Elector {
         let mut state = self.0.state.lock();
         state.schedule.heard(partition.0, now);
         state.heard.insert(partition, now).map(|before| now - before)
+    }
+
+    /// A candidate got our promise of a vote: standing now would only split the votes. Under load the ranks'
+    /// stagger alone does not keep candidates apart.
+    pub fn promised(&self, partition: PartitionId) {
+        let until = Instant::now() + self.0.candidacy;
+        self.0.state.lock().schedule.quiet(partition.0, Some(until));
     }
 
     /// This broker's replica began or ceased to lead.
@@ -68,7 +78,7 @@ impl Elector {
         self.0.state.lock().retired = true;
     }
 
-    fn due(&self) -> (Vec<Due>, Instant) {
+    fn due(&self) -> (Vec<GroupId>, Instant) {
         let now = Instant::now();
         let latest = now + Duration::from_millis(LOOK_AGAIN_MS);
         let mut state = self.0.state.lock();
@@ -84,9 +94,9 @@ impl Elector {
     pub async fn run(self, replicas: Replicas, mut stop: Stop) {
         loop {
             let (due, next) = self.due();
-            for Due { group, action } in due {
+            for group in due {
                 if let Some(replica) = replicas.get(group) {
-                    tokio::spawn(self.clone().act(replica.clone(), action));
+                    tokio::spawn(stand(replica.clone()));
                 }
             }
             tokio::select! {
@@ -96,29 +106,15 @@ impl Elector {
             }
         }
     }
+}
 
-    async fn act(self, replica: Arc<Replica>, action: Action) {
-        let partition = replica.partition;
-        match action {
-            Action::Stand => {
-                heartbeat_missed(partition.0);
-                election_began(partition.0);
-                tracing::info!(%partition, "no leader heard: standing for election");
-                if let Err(fatal) = replica.raft.trigger().elect(true).await {
-                    tracing::warn!(%partition, %fatal, "the replica cannot stand: it has stopped");
-                }
-            }
-            Action::Initialize => {
-                let members: BTreeSet<u64> = replica.members.iter().map(|m| m.node.0).collect();
-                election_began(partition.0);
-                match replica.raft.initialize(members).await {
-                    Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                        self.0.state.lock().schedule.initialized(partition.0, Instant::now());
-                        self.0.wake.notify_one();
-                    }
-                    Err(error) => tracing::warn!(%partition, %error, "cannot found the partition"),
-                }
-            }
-        }
+async fn stand(replica: Arc<Replica>) {
+    let partition = replica.partition;
+    heartbeat_missed(partition.0);
+    election_began(partition.0);
+    tracing::info!(%partition, "no leader heard: standing for election");
+    // With pre-vote: a replica that cannot win, say because its log is behind, disturbs nobody.
+    if let Err(fatal) = replica.raft.trigger().elect(true).await {
+        tracing::warn!(%partition, %fatal, "the replica cannot stand: it has stopped");
     }
 }

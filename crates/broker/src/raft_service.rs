@@ -62,8 +62,10 @@ impl raft_server::Raft for RaftService {
         let answer =
             if request.pre_vote { replica.raft.pre_vote(ask).await } else { replica.raft.vote(ask).await };
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
-        if answer.vote_granted && !request.pre_vote {
-            self.replicas.elector.heard(replica.partition);
+        match (answer.vote_granted, request.pre_vote) {
+            (true, true) => self.replicas.elector.promised(replica.partition),
+            (true, false) => drop(self.replicas.elector.heard(replica.partition)),
+            (false, _) => {}
         }
         Ok(Response::new(wire::vote_response_to_wire(&answer)))
     }

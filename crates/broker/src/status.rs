@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
 use openraft::ServerState;
@@ -127,9 +128,15 @@ impl StatusHub {
         for replica in self.0.replicas.iter() {
             let metrics = replica.raft_metrics();
             let others = replica.members.iter().map(|m| m.node).filter(|n| *n != replica.me);
-            let lag = |node: evenkeel_protocol::NodeId| {
-                replica.lag_of(&metrics, node).map(|(entries, bytes)| (node.0, entries, bytes))
+            let append_index = metrics.last_log_index.unwrap_or(0);
+            // A follower that has not answered this leader yet lacks everything, as far as anyone can tell.
+            let lag = |node: NodeId| {
+                let (entries, bytes) = replica
+                    .lag_of(&metrics, node)
+                    .unwrap_or_else(|| (append_index, replica.log.bytes_after(None)));
+                (node.0, entries, bytes)
             };
+            let leads = replica.leads().is_some();
             let own = replica.members.iter().find(|m| m.node == replica.me);
             let gauges = ReplicaGauges {
                 role: match role_of(&metrics) {
@@ -144,10 +151,10 @@ impl StatusHub {
                     Health::Unhealthy | Health::Unspecified => 0.0,
                 },
                 commit_index: metrics.local_committed.map_or(0, |id| id.index()),
-                append_index: metrics.last_log_index.unwrap_or(0),
+                append_index,
                 records: replica.reader.records_count(),
                 priority: own.map_or(0, |m| m.priority.0),
-                followers: others.clone().filter_map(lag).collect(),
+                followers: others.clone().filter(|_| leads).map(lag).collect(),
             };
             metric::set_replica_gauges(replica.partition.0, &gauges, others.map(|n| n.0));
         }

@@ -3,11 +3,10 @@
 //! ```text
 //! times lease=500ms stagger=50ms retry=500ms   intervals of the brokers that follow
 //! order rank | order jitter                    priority election on or off
-//! 0ms add p1 b0 rank=0 [new]                   b0 has a replica; new: its group was never founded
+//! 0ms add p1 b0 rank=0 [new]                   b0 has a replica; new: its group had no leader yet
 //! 100ms heard p1 b1 b2                         these heard the leader
 //! 100ms lead p1 b0                             b0 leads; `follow`: no longer
 //! 100ms stood p1 b1                            b1 stood for another reason
-//! 100ms founded p1 b0                          b0 founded the group
 //! 100ms quiet p1 b1 until=300ms                a transfer is under way; until=off: no longer
 //! 100ms die b0                                 b0 is gone
 //! 900ms                                        time passes
@@ -22,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use evenkeel_broker::election::{Action, ElectionSchedule, ElectionTimes, Order};
+use evenkeel_broker::election::{ElectionSchedule, ElectionTimes, Order};
 
 struct Cluster {
     start: Instant,
@@ -76,7 +75,7 @@ impl Cluster {
             let schedule = || ElectionSchedule::new(self.times, order);
             let rank = value("rank", rank).parse().unwrap();
             let broker = self.brokers.entry((*broker).to_owned()).or_insert_with(schedule);
-            broker.add(group, rank, new.is_empty(), now);
+            broker.add(group, rank, !new.is_empty(), now);
             return;
         }
         let (options, brokers): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.contains('='));
@@ -87,7 +86,6 @@ impl Cluster {
                 "lead" => schedule.leading(group, true, now),
                 "follow" => schedule.leading(group, false, now),
                 "stood" => schedule.stood(group, now),
-                "founded" => schedule.initialized(group, now),
                 "quiet" => {
                     let until = value("until", options[0]);
                     schedule.quiet(group, (until != "off").then(|| self.start + duration(until)));
@@ -105,13 +103,9 @@ impl Cluster {
         };
         while let Some(at) = next(&mut self.brokers) {
             for (broker, schedule) in &mut self.brokers {
-                for due in schedule.due(at) {
-                    let what = match due.action {
-                        Action::Stand => "stands for",
-                        Action::Initialize => "founds",
-                    };
+                for group in schedule.due(at) {
                     let at = at.duration_since(self.start).as_millis();
-                    let _ = writeln!(printed, "{at}ms {broker} {what} p{}", due.group);
+                    let _ = writeln!(printed, "{at}ms {broker} stands for p{group}");
                 }
             }
         }
