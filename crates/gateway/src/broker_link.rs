@@ -1,5 +1,8 @@
-//! The gateway's connection to one broker: a channel for reads, the subscription to its status, and one stream
-//! for all writes. Each is reopened after a capped, jittered back-off when it breaks.
+//! The gateway's way to one broker: a connection for reads, the subscription to its status and one stream for
+//! all writes; and another connection for watches. Each is reopened after a capped, jittered back-off.
+//!
+//! Watches have their own connection because slow watchers fill HTTP/2's flow-control window, which all streams
+//! of a connection share: they must not hold back writes, nor each other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,11 +35,16 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(1);
 /// Flow-control windows: frames of several large values must not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What a slow watcher may hold of each partition here…
+const WATCH_STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// …and room for so many of them that none waits for another.
+const WATCH_CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
 /// The connection to one broker.
 pub(crate) struct BrokerLink {
     pub(crate) node: NodeId,
     client: BrokerClient<Channel>,
+    watch_client: BrokerClient<Channel>,
     /// Present while the write stream is open.
     writes: RwLock<Option<Arc<WriteStream>>>,
 }
@@ -79,24 +87,38 @@ impl BrokerLink {
             problem: error.to_string(),
             remedy: "give a host name or an address and a port".into(),
         })?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy();
-        let client = BrokerClient::new(channel)
-            .max_decoding_message_size(message_bytes_max)
-            .max_encoding_message_size(message_bytes_max);
-        Ok(Self { node: contact.node, client, writes: RwLock::new(None) })
+            .keep_alive_while_idle(true);
+        let client = |stream_window: u32, connection_window: u32| {
+            let channel = endpoint
+                .clone()
+                .initial_stream_window_size(stream_window)
+                .initial_connection_window_size(connection_window)
+                .connect_lazy();
+            BrokerClient::new(channel)
+                .max_decoding_message_size(message_bytes_max)
+                .max_encoding_message_size(message_bytes_max)
+        };
+        Ok(Self {
+            node: contact.node,
+            client: client(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
+            watch_client: client(WATCH_STREAM_WINDOW_BYTES, WATCH_CONNECTION_WINDOW_BYTES),
+            writes: RwLock::new(None),
+        })
     }
 
-    /// A handle for unary calls and watches; cheap.
+    /// A handle for calls whose answers are read at once; cheap.
     pub(crate) fn client(&self) -> BrokerClient<Channel> {
         self.client.clone()
+    }
+
+    /// A handle for watches; cheap.
+    pub(crate) fn watch_client(&self) -> BrokerClient<Channel> {
+        self.watch_client.clone()
     }
 
     /// Queues a write; `None` when the broker is not connected or its queue is full: nothing was sent.

@@ -40,6 +40,8 @@ const TOPOLOGY_EVENTS_MAX: usize = 1_024;
 const MESSAGE_BYTES_MARGIN: usize = 12 << 20;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Requests and watches that one client connection may have open.
+const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
 /// Clients that vanished are noticed, so that their watches end.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -170,6 +172,7 @@ impl Gateway {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let grpc_server = Server::builder()
+            .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -190,15 +193,16 @@ impl Gateway {
 
         let state = HttpState { topology, rebalancer, prometheus, stopping: stopping.clone() };
         let mut servers = JoinSet::new();
-        let (api_routes, monitoring_routes) = (api_routes(state.clone()), monitoring_routes(state));
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
-        for (listener, routes) in [(api, api_routes), (monitoring, monitoring_routes)] {
-            let stopping = stopping.clone();
-            servers.spawn(async move {
-                http_server::serve(listener, routes, stopping).await;
-                Ok(())
-            });
-        }
+        let api_server = http_server::serve(api, api_routes(state.clone()), stopping.clone());
+        servers.spawn(async {
+            api_server.await;
+            Ok(())
+        });
+        // Health and metrics are shown until everything else has drained.
+        let drained_all = CancellationToken::new();
+        let monitoring_server =
+            tokio::spawn(http_server::serve(monitoring, monitoring_routes(state), drained_all.clone()));
 
         let early = tokio::select! {
             () = shutdown => None,
@@ -214,6 +218,9 @@ impl Gateway {
                 outcome = outcome.and(ended.unwrap_or(Ok(())));
             }
             runs.wait().await;
+            drained_all.cancel();
+            // Its only failure would be a panic, which has been reported.
+            let _ = monitoring_server.await;
             outcome
         };
         let outcome = tokio::time::timeout(DRAIN_MAX, drained).await.unwrap_or_else(|_| {

@@ -185,7 +185,7 @@ impl PartitionWatch {
             prefix: self.prefix.clone(),
             after_position: self.after,
         };
-        match timeout(OPEN_TIMEOUT, link.client().watch(request)).await {
+        match timeout(OPEN_TIMEOUT, link.watch_client().watch(request)).await {
             Ok(Ok(response)) => Ok(OpenWatch { node, seen, changes: response.into_inner() }),
             Ok(Err(status)) => Err((target, call_setback(&status))),
             Err(_) => Err((target, Ok(Setback::NoAnswer))),

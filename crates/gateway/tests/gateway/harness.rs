@@ -60,6 +60,11 @@ impl Harness {
         RecordsClient::new(self.channel.clone()).max_encoding_message_size(64 << 20)
     }
 
+    /// A connection of its own.
+    pub fn new_channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.addresses.grpc)).unwrap().connect_lazy()
+    }
+
     pub async fn topology(&self) -> TopologyResponse {
         let mut client = ClusterClient::new(self.channel.clone());
         client.topology(TopologyRequest {}).await.unwrap().into_inner()

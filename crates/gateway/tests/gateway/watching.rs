@@ -1,7 +1,8 @@
 //! Watches: complete, in order, without duplicates, across leader changes.
 
 use bytes::Bytes;
-use evenkeel_protocol::v1::{PartitionPosition, WatchRequest, WatchResponse};
+use evenkeel_protocol::v1::records_client::RecordsClient;
+use evenkeel_protocol::v1::{PartitionPosition, PutRequest, WatchRequest, WatchResponse};
 use tonic::{Code, Streaming};
 
 use crate::harness::{Harness, PATIENCE, error_info, put};
@@ -126,4 +127,26 @@ async fn a_stopping_gateway_ends_watches_so_that_clients_resume_elsewhere() {
     let status = tokio::time::timeout(PATIENCE, changes.message()).await.unwrap().unwrap_err();
     assert_eq!((status.code(), error_info(&status).reason.as_str()), (Code::Unavailable, "STOPPING"));
     tokio::time::timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn watchers_that_do_not_read_hold_nobody_back() {
+    const WATCHERS: usize = 8;
+    let harness = Harness::start(1).await;
+    let key = harness.key(1, 1);
+    let mut idle = Vec::new();
+    for _ in 0..WATCHERS {
+        let mut records = RecordsClient::new(harness.new_channel());
+        let mut changes = records.watch(WatchRequest::default()).await.unwrap().into_inner();
+        next(&mut changes).await;
+        idle.push(changes);
+    }
+    let value = Bytes::from(vec![b'v'; 1 << 20]);
+    let mut records = harness.records();
+    for version in 1..=24 {
+        let request = PutRequest { value: value.clone(), ..put(&key, "") };
+        assert_eq!(records.put(request).await.unwrap().into_inner().version, version);
+    }
+    drop(idle);
+    harness.stop().await;
 }
