@@ -21,7 +21,7 @@ pub enum Crash {
     /// The power went: nothing unsynced is left.
     LosesUnsynced,
     /// The power went in the middle of writing back: of each file's unsynced bytes a prefix is left, of which the
-    /// last sector may be garbage; of the unsynced directory operations the first ones. The seed decides.
+    /// last sector may be garbage; of the unsynced directory operations any. The seed decides.
     Tears { seed: u64 },
 }
 
@@ -89,13 +89,11 @@ impl FaultyDisk {
         });
         if crash != Crash::ProcessOnly {
             let changes = std::mem::take(&mut state.unsynced_changes);
-            let kept = match crash {
-                Crash::Tears { .. } => random.below(changes.len() as u64 + 1) as usize,
-                _ => 0,
-            };
             let mut names = state.synced_names.clone();
-            for change in &changes[..kept] {
-                apply(&mut names, change);
+            for change in &changes {
+                if matches!(crash, Crash::Tears { .. }) && random.below(2) == 0 {
+                    apply(&mut names, change);
+                }
             }
             state.names = names.clone();
             state.synced_names = names;

@@ -120,5 +120,5 @@ fn decode(
     }
     let payload =
         decode_payload(&header, bytes.slice_ref(payload)).map_err(|error| damaged(error.to_string()))?;
-    Ok(Entry { log_id: log_id.clone(), payload })
+    Ok(Entry { log_id: *log_id, payload })
 }

@@ -83,7 +83,7 @@ impl GroupIndex {
     pub fn last_log_id(&self) -> Option<LogId> {
         match (self.range(), self.slots.back()) {
             (Some((_, last)), Some(slot)) => Some(LogId::new(slot.leader, last)),
-            _ => self.purged.clone(),
+            _ => self.purged,
         }
     }
 
@@ -151,7 +151,7 @@ impl GroupIndex {
         let leader = *log_id.committed_leader_id();
         let slot = self.slot_mut(log_id.index);
         let slot = slot.filter(|slot| slot.location.is_missing() || slot.leader == leader);
-        let slot = slot.ok_or_else(|| Misfit::MovedUnknown(log_id.clone()))?;
+        let slot = slot.ok_or(Misfit::MovedUnknown(*log_id))?;
         slot.leader = leader;
         Ok(std::mem::replace(&mut slot.location, location))
     }
@@ -207,8 +207,8 @@ pub struct GroupState {
 impl GroupState {
     /// The state of the group now.
     pub fn of(index: &GroupIndex) -> Self {
-        let committed = index.committed.clone();
-        Self { vote: index.vote, committed, purged: index.purged.clone(), range: index.range() }
+        let GroupIndex { vote, committed, purged, .. } = *index;
+        Self { vote, committed, purged, range: index.range() }
     }
 
     /// Appends the state's frame to a checkpoint.

@@ -52,7 +52,7 @@ impl GroupLog {
     pub fn state(&self) -> LogState<TypeConfig> {
         let core = self.log().core.lock();
         core.groups.get(&self.group).map_or_else(LogState::default, |group| LogState {
-            last_purged_log_id: group.purged.clone(),
+            last_purged_log_id: group.purged,
             last_log_id: group.last_log_id(),
         })
     }
@@ -64,7 +64,7 @@ impl GroupLog {
 
     /// The last committed log id saved.
     pub fn committed(&self) -> Option<LogId> {
-        self.log().core.lock().groups.get(&self.group).and_then(|group| group.committed.clone())
+        self.log().core.lock().groups.get(&self.group).and_then(|group| group.committed)
     }
 
     fn log(&self) -> &LogShared {

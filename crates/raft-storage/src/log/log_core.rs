@@ -227,18 +227,15 @@ impl LogCore {
         waiter: Waiter,
     ) -> Result<(), (Waiter, Misfit)> {
         // No group may come to be without a frame: recovery would not know of it.
-        let mut expected = entries.first().map_or(0, |encoded| encoded.entry.log_id.index);
+        let first = entries.first().map_or(0, |encoded| encoded.entry.log_id.index);
         if let (Some(index), false) = (self.groups.get(&group), entries.is_empty())
-            && let Err(misfit) = index.check_append(expected)
+            && let Err(misfit) = index.check_append(first)
         {
             return Err((waiter, misfit));
         }
-        for encoded in &entries {
-            let found = encoded.entry.log_id.index;
-            if found != expected {
-                return Err((waiter, Misfit::Gap { expected, found }));
-            }
-            expected += 1;
+        let found = entries.iter().map(|encoded| encoded.entry.log_id.index);
+        if let Some((found, expected)) = found.zip(first..).find(|(found, expected)| found != expected) {
+            return Err((waiter, Misfit::Gap { expected, found }));
         }
         for encoded in entries {
             let location = self.queue(&encoded.header, &encoded.body);
@@ -260,7 +257,7 @@ impl LogCore {
 
     /// Queues an entry again, if it still lies where it was read; returns the bytes queued.
     pub fn move_forward(&mut self, group: GroupId, encoded: EncodedEntry, from: Location) -> u64 {
-        let log_id = encoded.entry.log_id.clone();
+        let log_id = encoded.entry.log_id;
         let slot = self.groups.get(&group).and_then(|index| index.slot(log_id.index));
         if slot.is_none_or(|slot| slot.location != from) {
             return 0;
@@ -299,7 +296,7 @@ impl LogCore {
     fn queue_committed(&mut self, group: GroupId) {
         let Some(index) = self.groups.get_mut(&group) else { return };
         if std::mem::take(&mut index.committed_unwritten) {
-            let committed = index.committed.clone();
+            let committed = index.committed;
             self.queue_frame(&position_frame(Kind::Committed, group, committed.as_ref()));
         }
     }

@@ -226,7 +226,7 @@ impl Replay {
     fn apply(&mut self, header: &FrameHeader, location: Location) -> Result<(), Misfit> {
         let group = self.groups.entry(header.group).or_default();
         let position = log_id(header.term, header.node, header.index);
-        let named = (header.flags & NO_LOG_ID == 0).then(|| position.clone());
+        let named = (header.flags & NO_LOG_ID == 0).then_some(position);
         match header.kind {
             kind if kind.is_entry() && header.flags & MOVED != 0 => {
                 group.relocate(&position, location)?;

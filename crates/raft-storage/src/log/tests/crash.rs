@@ -6,6 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::faulty_disk::Crash;
 
+/// Few, so that segments become free and are deleted often.
+const GROUPS: u32 = 2;
+
 #[derive(Debug, Clone)]
 enum Step {
     Append {
@@ -32,14 +35,14 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let group = 0..4_u32;
+    let group = 0..GROUPS;
     prop_oneof![
         8 => (group.clone(), 1..6_u64, 0..150_usize)
             .prop_map(|(group, count, value_bytes)| Step::Append { group, count, value_bytes }),
         1 => group.clone().prop_map(|group| Step::Vote { group }),
         3 => group.clone().prop_map(|group| Step::Committed { group }),
         1 => (group.clone(), 0..5_u64).prop_map(|(group, back)| Step::Truncate { group, back }),
-        2 => (group, 1..4_u64).prop_map(|(group, part)| Step::Purge { group, part }),
+        3 => (group, 1..4_u64).prop_map(|(group, part)| Step::Purge { group, part }),
         4 => Just(Step::Settle),
     ]
 }
@@ -58,7 +61,7 @@ fn life() -> impl Strategy<Value = Life> {
         2 => Just(Crash::LosesUnsynced),
         4 => any::<u64>().prop_map(|seed| Crash::Tears { seed }),
     ];
-    (proptest::collection::vec(step(), 1..40), proptest::option::weighted(0.8, 0..60_u64), crash)
+    (proptest::collection::vec(step(), 1..100), proptest::option::weighted(0.8, 0..200_u64), crash)
         .prop_map(|(steps, dies_after, crash)| Life { steps, dies_after, crash })
 }
 
@@ -83,7 +86,7 @@ impl Model {
     fn of(view: &View) -> Self {
         let View { vote, purged, entries, .. } = view.clone();
         let states = vec![State { vote, purged, entries }];
-        Self { states, acknowledged: 0, pending: Vec::new(), committed: vec![view.committed.clone()] }
+        Self { states, acknowledged: 0, pending: Vec::new(), committed: vec![view.committed] }
     }
 
     fn now(&self) -> State {
@@ -99,7 +102,7 @@ impl Model {
 
     fn last(&self) -> Option<LogId> {
         let state = self.states.last().unwrap();
-        state.entries.last().map(|entry| entry.log_id.clone()).or(state.purged.clone())
+        state.entries.last().map(|entry| entry.log_id).or(state.purged)
     }
 
     fn collect_acknowledgements(&mut self) {
@@ -143,13 +146,13 @@ async fn take_step(log: &SharedLog, models: &mut [Model], step: &Step, number: u
         Step::Committed { group } => {
             let model = &mut models[*group as usize];
             let last = model.last();
-            model.committed.push(last.clone());
+            model.committed.push(last);
             log.group(*group).save_committed(last).await.is_ok()
         }
         Step::Truncate { group, back } => {
             let model = &mut models[*group as usize];
             // Raft never truncates what is committed.
-            let committed = model.committed.last().cloned().flatten().map_or(0, |log_id| log_id.index + 1);
+            let committed = model.committed.last().copied().flatten().map_or(0, |log_id| log_id.index + 1);
             let Some(last) = model.last() else { return true };
             let keep = last.index.saturating_sub(*back);
             if keep < committed || model.now().entries.first().is_none_or(|entry| entry.log_id.index > keep) {
@@ -164,7 +167,7 @@ async fn take_step(log: &SharedLog, models: &mut [Model], step: &Step, number: u
         }
         Step::Purge { group, part } => {
             let model = &mut models[*group as usize];
-            let Some(committed) = model.committed.last().cloned().flatten() else { return true };
+            let Some(committed) = model.committed.last().copied().flatten() else { return true };
             let Some(first) = model.now().entries.first().map(|entry| entry.log_id.index) else {
                 return true;
             };
@@ -175,7 +178,7 @@ async fn take_step(log: &SharedLog, models: &mut [Model], step: &Step, number: u
             let upto = log_id(TERM, 1, upto);
             model.next(|state| {
                 state.entries.retain(|entry| entry.log_id.index > upto.index);
-                state.purged = Some(upto.clone());
+                state.purged = Some(upto);
             });
             log.group(*group).purge(upto).await.is_ok()
         }
@@ -201,7 +204,7 @@ async fn live(
     let log = SharedLog::open(Arc::new(disk.clone()), crash_options());
     let log = log.map_err(|error| TestCaseError::fail(error.to_string()))?;
     let mut models = Vec::new();
-    for group in 0..4_u32 {
+    for group in 0..GROUPS {
         let view = view(&log, group).await;
         if let Some(before) = &before {
             check_recovered(&view, &before[group as usize])?;
@@ -223,7 +226,7 @@ async fn live(
 }
 
 fn check_recovered(view: &View, before: &Model) -> Result<(), TestCaseError> {
-    let found = State { vote: view.vote, purged: view.purged.clone(), entries: view.entries.clone() };
+    let found = State { vote: view.vote, purged: view.purged, entries: view.entries.clone() };
     let position = before.states[before.acknowledged..].contains(&found);
     prop_assert!(position, "recovered {found:?}\nacknowledged {}: {:#?}", before.acknowledged, before.states);
     prop_assert!(before.committed.contains(&view.committed));
