@@ -187,14 +187,22 @@ impl NetSnapshot<C> for Client {
 impl NetStreamAppend<C> for Client {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>>
     where
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let stream = self.peer()?.open_stream(OUTSTANDING_MAX + 1).map_err(|e| Unreachable::new(&e))?;
+            let stream = match self.peer()?.open_stream(OUTSTANDING_MAX + 1) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // openraft keeps its back-off in the requests: whoever fails without asking for one is asked
+                    // again at once, for ever.
+                    input.next().await;
+                    return Err(Unreachable::new(&error).into());
+                }
+            };
             let pipeline = Pipeline {
                 client: self,
                 input: Some(input),
