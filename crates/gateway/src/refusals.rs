@@ -36,7 +36,7 @@ pub(crate) enum Refusal {
         "the write to partition {partition} may or may not have taken effect; retry it with the same request id \
          (client {}, sequence {}) or read the record", .id.client_id, .id.sequence
     )]
-    OutcomeUnknown { partition: PartitionId, id: RequestId },
+    OutcomeUnknown { partition: PartitionId, id: RequestId, id_given: bool },
     #[error(
         "a newer request of the same client id was applied before (sequence {last_sequence}); use a growing \
          sequence and one client id for each concurrent request"
@@ -86,8 +86,10 @@ impl Refusal {
             Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
             Self::Unavailable { .. } => (Code::Unavailable, "NO_LEADER"),
             Self::ReadTimedOut { .. } => (Code::Unavailable, "NO_ANSWER"),
-            Self::OutcomeUnknown { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
-            Self::Superseded { .. } => (Code::Aborted, "SUPERSEDED"),
+            // With the client's own id a retry is safe; with ours, a client that retries blindly writes twice.
+            Self::OutcomeUnknown { id_given: true, .. } => (Code::Aborted, "OUTCOME_UNKNOWN"),
+            Self::OutcomeUnknown { id_given: false, .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
+            Self::Superseded { .. } => (Code::InvalidArgument, "SUPERSEDED"),
             Self::PreconditionFailed { .. } => (Code::FailedPrecondition, "PRECONDITION_FAILED"),
             Self::UnknownPartition { .. } => (Code::NotFound, "UNKNOWN_PARTITION"),
             Self::TooLarge { reason, .. } | Self::Invalid { reason, .. } => (Code::InvalidArgument, reason),
@@ -108,7 +110,7 @@ impl Refusal {
                 vec![("partition_id", partition.to_string()), ("last_setback", (*last).to_owned())]
             }
             Self::ReadTimedOut { partition } => vec![("partition_id", partition.to_string())],
-            Self::OutcomeUnknown { partition, id } => vec![
+            Self::OutcomeUnknown { partition, id, .. } => vec![
                 ("partition_id", partition.to_string()),
                 ("client_id", id.client_id.to_string()),
                 ("sequence", id.sequence.to_string()),
@@ -150,6 +152,7 @@ impl From<Refusal> for Status {
             Refusal::NoTopology
             | Refusal::Unavailable { .. }
             | Refusal::ReadTimedOut { .. }
+            | Refusal::OutcomeUnknown { id_given: true, .. }
             | Refusal::Stopping => {
                 details.set_retry_info(Some(RETRY_WHEN_LEADERLESS));
             }
@@ -186,8 +189,16 @@ mod tests {
         assert!(status.get_details_retry_info().is_some());
 
         let id = RequestId { client_id: 7, sequence: 9 };
-        let status = Status::from(Refusal::OutcomeUnknown { partition: PartitionId(3), id });
-        assert_eq!(status.get_details_error_info().unwrap().metadata["sequence"], "9");
-        assert!(status.get_details_retry_info().is_none(), "a blind retry could apply twice");
+        for (id_given, code) in [(true, Code::Aborted), (false, Code::Unknown)] {
+            let unknown = Refusal::OutcomeUnknown { partition: PartitionId(3), id, id_given };
+            let status = Status::from(unknown);
+            assert_eq!(status.code(), code);
+            assert_eq!(status.get_details_error_info().unwrap().metadata["sequence"], "9");
+            assert_eq!(
+                status.get_details_retry_info().is_some(),
+                id_given,
+                "a blind retry could apply twice"
+            );
+        }
     }
 }

@@ -120,10 +120,16 @@ impl Router {
         operations: Vec<BatchOperation>,
         deadline: Instant,
     ) -> Result<outcome::Applied, Refusal> {
-        let lane = request_id.is_none().then(|| self.lanes.take());
-        let id = request_id.or(lane.as_ref().map(|lane| lane.id())).unwrap_or_default();
+        let (id, lane) = match request_id {
+            Some(id) => (id, None),
+            None => {
+                let lane = self.lanes.take();
+                (lane.id(), Some(lane))
+            }
+        };
         let command = Bytes::from(Command { request_id: Some(id), operations }.encode_to_vec());
-        let result = self.send_until_known(partition, id, &command, deadline).await;
+        let in_doubt = Refusal::OutcomeUnknown { partition, id, id_given: lane.is_none() };
+        let result = self.send_until_known(partition, &command, in_doubt, deadline).await;
         if let Some(lane) = lane
             && !matches!(result, Err(Refusal::OutcomeUnknown { .. }))
         {
@@ -147,8 +153,8 @@ impl Router {
     async fn send_until_known(
         &self,
         partition: PartitionId,
-        id: RequestId,
         command: &Bytes,
+        in_doubt: Refusal,
         deadline: Instant,
     ) -> Result<outcome::Outcome, Refusal> {
         let mut replay = Replay::default();
@@ -165,7 +171,8 @@ impl Router {
             };
             let next = replay.after(setback, target, rand::random());
             if Instant::now() >= deadline {
-                return Err(ended_in(partition, id, &replay, setback));
+                let written_not = Refusal::Unavailable { partition, last: setback.reason() };
+                return Err(if replay.outcome_unknown() { in_doubt } else { written_not });
             }
             metric_definitions::replays(setback.reason()).increment(1);
             let Next::Wait(pause) = next else { continue };
@@ -173,16 +180,14 @@ impl Router {
                 parked = self.parking.park(command.len());
                 if parked.is_none() {
                     // "Full" would promise that nothing was written.
-                    return Err(if replay.outcome_unknown() {
-                        Refusal::OutcomeUnknown { partition, id }
-                    } else {
-                        Refusal::ParkedFull { partition, parked_bytes_max: self.parking.bytes_max }
-                    });
+                    let full = Refusal::ParkedFull { partition, parked_bytes_max: self.parking.bytes_max };
+                    return Err(if replay.outcome_unknown() { in_doubt } else { full });
                 }
             }
             self.wait_for_leader_change(partition, seen, pause, deadline).await;
             if Instant::now() >= deadline {
-                return Err(ended_in(partition, id, &replay, setback));
+                let written_not = Refusal::Unavailable { partition, last: setback.reason() };
+                return Err(if replay.outcome_unknown() { in_doubt } else { written_not });
             }
         }
     }
@@ -291,13 +296,5 @@ impl From<write_result::Result> for Attempt {
                 }
             },
         }
-    }
-}
-
-fn ended_in(partition: PartitionId, id: RequestId, replay: &Replay, last: Setback) -> Refusal {
-    if replay.outcome_unknown() {
-        Refusal::OutcomeUnknown { partition, id }
-    } else {
-        Refusal::Unavailable { partition, last: last.reason() }
     }
 }

@@ -34,6 +34,8 @@ pub enum Manner {
     /// Names another broker as leader.
     PointAt(u64),
     Overloaded,
+    /// Accepts connections and fails every call.
+    Dead,
 }
 
 #[derive(Default)]
@@ -140,6 +142,23 @@ impl FakeCluster {
         self.state.lock().partitions[partition as usize - 1].leader
     }
 
+    /// Fails every call to `node` from now on; whatever it led has no leader.
+    pub fn kill(&self, node: u64) {
+        self.set_manner(node, Manner::Dead);
+        for partition in &mut self.state.lock().partitions {
+            partition.leader = partition.leader.filter(|leader| *leader != node);
+        }
+        self.publish();
+        self.break_streams(node);
+    }
+
+    fn check_alive(&self, node: u64) -> Result<(), Status> {
+        if self.state.lock().nodes[node as usize].manner == Manner::Dead {
+            return Err(Status::unavailable("broker is dead"));
+        }
+        Ok(())
+    }
+
     /// Breaks every open stream of `node`, as a crash of its connection would.
     pub fn break_streams(&self, node: u64) {
         let broken = std::mem::take(&mut self.state.lock().nodes[node as usize].streams);
@@ -233,7 +252,7 @@ impl FakeCluster {
             Some(write_result::Result::Refused(pb::Refused { reason: reason.into(), detail: String::new() }))
         };
         match manner {
-            Manner::Silent => return None,
+            Manner::Silent | Manner::Dead => return None,
             Manner::Overloaded => return refused(refused::Reason::Overloaded),
             Manner::PointAt(leader) => {
                 let hint = pb::NotLeader { leader: Some(leader), term: 99 };
@@ -349,6 +368,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<Streaming<pb::WriteFrame>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
+        self.cluster.check_alive(self.node)?;
         let (node, cluster) = (self.node, self.cluster.clone());
         let results = request.into_inner().filter_map(move |frame| {
             let answers: Vec<pb::WriteResult> = frame
@@ -369,6 +389,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<pb::BrokerGetRequest>,
     ) -> Result<Response<pb::BrokerGetResponse>, Status> {
+        self.cluster.check_alive(self.node)?;
         let request = request.into_inner();
         let elsewhere = self.cluster.not_leader(self.node, request.partition_id).filter(|_| !request.stale);
         let result = match elsewhere {
@@ -386,6 +407,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<pb::BrokerListRequest>,
     ) -> Result<Response<pb::BrokerListResponse>, Status> {
+        self.cluster.check_alive(self.node)?;
         let request = request.into_inner();
         if let Some(not_leader) = self.cluster.not_leader(self.node, request.partition_id) {
             let result = Some(pb::broker_list_response::Result::NotLeader(not_leader));
@@ -407,6 +429,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<pb::BrokerWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        self.cluster.check_alive(self.node)?;
         let request = request.into_inner();
         let (sender, receiver) = mpsc::channel(1);
         let (node, cluster) = (self.node, self.cluster.clone());
@@ -464,6 +487,7 @@ impl Broker for FakeBroker {
         &self,
         _request: Request<pb::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        self.cluster.check_alive(self.node)?;
         let status = self.cluster.state.lock().nodes[self.node as usize].status.subscribe();
         let stream = futures::stream::unfold((status, true), |(mut status, first)| async move {
             if !first {
@@ -480,6 +504,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<pb::StepDownRequest>,
     ) -> Result<Response<pb::StepDownResponse>, Status> {
+        self.cluster.check_alive(self.node)?;
         let id = request.into_inner().partition_id;
         let hold = {
             let mut state = self.cluster.state.lock();
@@ -489,22 +514,27 @@ impl Broker for FakeBroker {
         if let Some(hold) = hold {
             hold.cancelled().await;
         }
-        let primary = {
+        // As a real leader: to the best replica above itself that lives.
+        let best = {
             let state = self.cluster.state.lock();
-            let partition = &state.partitions[id as usize - 1];
-            partition.priorities.iter().max_by_key(|(_, priority)| *priority).map(|(node, _)| *node)
+            let alive = |node: u64| state.nodes[node as usize].manner != Manner::Dead;
+            let replicas = &state.partitions[id as usize - 1].priorities;
+            let best = replicas.iter().filter(|(node, _)| alive(*node)).max_by_key(|(_, priority)| *priority);
+            best.map(|(node, _)| *node)
         };
         let result = if self.cluster.not_leader(self.node, id).is_some() {
             step_down_response::Result::NotLeader
+        } else if best == Some(self.node) {
+            step_down_response::Result::AlreadyLeader
         } else {
-            self.cluster.set_leader(id, primary);
+            self.cluster.set_leader(id, best);
             step_down_response::Result::Transferred
         };
         Ok(Response::new(pb::StepDownResponse {
             result: result.into(),
             from: Some(self.node),
-            to: primary,
-            primary,
+            to: best,
+            primary: None,
             term: 0,
             frozen_us: 1_500,
             detail: String::new(),

@@ -6,6 +6,7 @@ use evenkeel_gateway::{Gateway, Options};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::fake_cluster::Manner;
 use crate::harness::{Harness, PATIENCE, http, put};
 
 async fn rebalance(harness: &Harness) -> (String, Option<String>) {
@@ -107,6 +108,55 @@ async fn a_partition_without_leader_fails_the_run_but_not_the_others() {
         (Some("FAILED"), vec!["NO_LEADER".into(), "TRANSFERRED".into()])
     );
     harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebalance_works_while_a_broker_is_away() {
+    let harness = Harness::start(3).await;
+    harness.cluster.set_leader(2, Some(0));
+    harness.cluster.set_leader(3, Some(0));
+    harness.cluster.kill(1);
+    harness.until_topology(|view| !view.brokers[1].reachable).await;
+    harness.until_leader(3, Some(0)).await;
+    let (_, location) = rebalance(&harness).await;
+    let run = finished_run(&harness, &location.unwrap()).await;
+    assert_eq!(run["result"], "COMPLETED");
+    // Partition 2's primary is away: the next replica in priority takes it.
+    assert_eq!((harness.cluster.leader(2), harness.cluster.leader(3)), (Some(2), Some(2)));
+
+    let (_, location) = rebalance(&harness).await;
+    let again = finished_run(&harness, &location.unwrap()).await;
+    assert_eq!(again["partitions"][0]["result"], "ALREADY_LEADER");
+    let topology = http("GET", harness.addresses.api, "/v2/topology").await.json();
+    let nodes: Vec<_> = topology["brokers"].as_array().unwrap().iter().map(|b| b["nodeId"].clone()).collect();
+    assert_eq!(nodes, [0, 2], "as Zeebe, only those that can be reached");
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopping_gateway_says_so_and_finishes_what_is_under_way() {
+    let harness = Harness::start(1).await;
+    harness.cluster.set_manner(0, Manner::Silent);
+    let (mut records, request) = (harness.records(), put(&harness.key(1, 1), "a"));
+    let waiting = tokio::spawn(async move { records.put(request).await });
+    let under_way = async {
+        while harness.cluster.received().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, under_way).await.unwrap();
+    let (cluster, monitoring) = (harness.cluster.clone(), harness.addresses.monitoring);
+    let stopping = tokio::spawn(harness.stop());
+    let shown = async {
+        while http("GET", monitoring, "/actuator/health/readiness").await.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, shown).await.unwrap();
+    cluster.set_leader(1, Some(1));
+    let written = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(written.into_inner().version, 1);
+    tokio::time::timeout(PATIENCE, stopping).await.unwrap().unwrap();
 }
 
 #[tokio::test]

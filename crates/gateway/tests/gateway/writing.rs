@@ -213,7 +213,7 @@ async fn preconditions_and_client_request_ids_pass_through() {
 
     let older = PutRequest { request_id: Some(RequestId { sequence: 2, ..id }), ..put(&key, "b") };
     let status = records.put(older).await.unwrap_err();
-    assert_eq!((status.code(), error_info(&status).reason.as_str()), (Code::Aborted, "SUPERSEDED"));
+    assert_eq!((status.code(), error_info(&status).reason.as_str()), (Code::InvalidArgument, "SUPERSEDED"));
 
     let only_new = Precondition { condition: Some(precondition::Condition::MustNotExist(true)) };
     let status =
