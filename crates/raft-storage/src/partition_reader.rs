@@ -52,7 +52,10 @@ pub struct Changes {
     pub up_to: Position,
 }
 
-/// Reads one partition. Cheap to clone. `get` is short; the others read many keys and may block on the disk.
+/// Reads one partition. Cheap to clone.
+///
+/// `get` takes microseconds, but tens of milliseconds in the rare moment when fjall takes in a new table. `list` and
+/// `changes` read many keys: call them on a blocking thread.
 #[derive(Clone)]
 pub struct PartitionReader {
     store: Arc<StoreInner>,

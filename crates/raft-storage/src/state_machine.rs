@@ -34,8 +34,8 @@ use crate::types::{GroupId, TypeConfig, raft};
 const BATCH_ENTRIES_MAX: usize = 256;
 /// Bytes of commands in one batch; the last command may go beyond.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Changes are trimmed a 64th of the limit at a time, so that most batches need not look for the oldest.
-const TRIM_SHARE: u64 = 64;
+/// Changes are trimmed a 512th of the limit at a time: most batches need not look for the oldest, and none looks long.
+const TRIM_SHARE: u64 = 512;
 
 type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Snapshot>;
 

@@ -1,5 +1,7 @@
 //! A process that is killed in the middle of applying leaves each partition at a state that it really had.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests for tests")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! Log and state machine under real openraft nodes: purging, restarts, and a snapshot for a node that was away.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests for tests")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
