@@ -5,6 +5,7 @@
 //! [`run`] is the whole process; [`Gateway`] splits it into binding and serving.
 
 mod broker_link;
+mod byte_budget;
 mod cluster;
 mod gateway;
 mod http;

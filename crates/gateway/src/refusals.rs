@@ -19,6 +19,10 @@ const RETRY_WHEN_LEADERLESS: Duration = Duration::from_millis(500);
 pub(crate) enum Refusal {
     #[error("{in_flight_max} requests are under way already; retry later or raise routing.in_flight_max")]
     TooManyInFlight { in_flight_max: usize },
+    #[error(
+        "writes under way hold all of the {bytes_max} bytes that they may; retry later or send smaller ones"
+    )]
+    BytesInFlightFull { bytes_max: usize },
     #[error("{watchers_max} watches are open already; close some or raise limits.watchers_max")]
     TooManyWatchers { watchers_max: usize },
     #[error(
@@ -81,6 +85,7 @@ impl Refusal {
     fn code_and_reason(&self) -> (Code, &'static str) {
         match self {
             Self::TooManyInFlight { .. } => (Code::ResourceExhausted, "TOO_MANY_IN_FLIGHT"),
+            Self::BytesInFlightFull { .. } => (Code::ResourceExhausted, "BYTES_IN_FLIGHT_FULL"),
             Self::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
             Self::ParkedFull { .. } => (Code::ResourceExhausted, "PARKED_FULL"),
             Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
@@ -102,6 +107,7 @@ impl Refusal {
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: Vec<(&str, String)> = match self {
             Self::TooManyInFlight { in_flight_max: limit }
+            | Self::BytesInFlightFull { bytes_max: limit }
             | Self::TooManyWatchers { watchers_max: limit } => vec![("limit", limit.to_string())],
             Self::ParkedFull { partition, parked_bytes_max } => {
                 vec![("partition_id", partition.to_string()), ("limit", parked_bytes_max.to_string())]
@@ -145,6 +151,7 @@ impl From<Refusal> for Status {
         let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, refusal.metadata());
         match &refusal {
             Refusal::TooManyInFlight { .. }
+            | Refusal::BytesInFlightFull { .. }
             | Refusal::TooManyWatchers { .. }
             | Refusal::ParkedFull { .. } => {
                 details.set_retry_info(Some(RETRY_WHEN_FULL));

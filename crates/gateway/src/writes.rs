@@ -1,7 +1,6 @@
 //! The way of a write: to its partition's leader in one hop, and when that fails, parked and replayed with the
 //! same request id until the outcome is known or time is up. Clients see no error while a leader changes.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::broker_link::BrokerLinks;
+use crate::byte_budget::{ByteBudget, HeldBytes};
 use crate::metric_definitions;
 use crate::options::{Options, bound};
 use crate::refusals::Refusal;
@@ -28,45 +28,33 @@ const ANSWER_USUAL_MAX: Duration = Duration::from_millis(50);
 /// After another broker leads, the old one's answer may still be on its way.
 const ANSWER_GRACE: Duration = Duration::from_millis(20);
 
+/// Commands under way at once: a broker that takes writes and never answers must not fill the memory.
+const IN_FLIGHT_BYTES_MAX: usize = 256 << 20;
+
 /// Knows who leads what and how to reach them. Shared by every request.
 pub(crate) struct Router {
     pub(crate) topology: watch::Receiver<SharedTopology>,
     pub(crate) links: BrokerLinks,
     lanes: Lanes,
-    parking: ParkingLot,
+    /// Commands of all writes under way, parked or not.
+    under_way: ByteBudget,
+    /// Commands of those that wait for a leader.
+    parked: ByteBudget,
+    parked_count: Gauge,
     in_flight: Semaphore,
     in_flight_max: usize,
     pub(crate) park_timeout: Duration,
 }
 
-/// Bytes of commands that wait.
-struct ParkingLot {
-    bytes: AtomicUsize,
-    bytes_max: usize,
-    count: Gauge,
-}
-
+/// Counts a request as parked while it exists.
 struct Parked<'a> {
-    lot: &'a ParkingLot,
-    bytes: usize,
-}
-
-impl ParkingLot {
-    fn park(&self, bytes: usize) -> Option<Parked<'_>> {
-        self.bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                held.checked_add(bytes).filter(|total| *total <= self.bytes_max)
-            })
-            .ok()?;
-        self.count.increment(1.0);
-        Some(Parked { lot: self, bytes })
-    }
+    count: &'a Gauge,
+    _bytes: HeldBytes<'a>,
 }
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
-        self.lot.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.lot.count.decrement(1.0);
+        self.count.decrement(1.0);
     }
 }
 
@@ -81,11 +69,9 @@ impl Router {
             topology,
             links,
             lanes: Lanes::default(),
-            parking: ParkingLot {
-                bytes: AtomicUsize::new(0),
-                bytes_max: bound(options.routing.parked_bytes_max),
-                count: metric_definitions::parked(),
-            },
+            under_way: ByteBudget::new(IN_FLIGHT_BYTES_MAX.max(2 * bound(options.limits.batch_bytes_max))),
+            parked: ByteBudget::new(bound(options.routing.parked_bytes_max)),
+            parked_count: metric_definitions::parked(),
             in_flight: Semaphore::new(in_flight_max),
             in_flight_max,
             park_timeout: options.routing.park_timeout,
@@ -128,6 +114,10 @@ impl Router {
             }
         };
         let command = Bytes::from(Command { request_id: Some(id), operations }.encode_to_vec());
+        let _bytes = self
+            .under_way
+            .take(command.len())
+            .ok_or(Refusal::BytesInFlightFull { bytes_max: self.under_way.bytes_max })?;
         let in_doubt = Refusal::OutcomeUnknown { partition, id, id_given: lane.is_none() };
         let result = self.send_until_known(partition, &command, in_doubt, deadline).await;
         if let Some(lane) = lane
@@ -177,10 +167,10 @@ impl Router {
             metric_definitions::replays(setback.reason()).increment(1);
             let Next::Wait(pause) = next else { continue };
             if parked.is_none() {
-                parked = self.parking.park(command.len());
+                parked = self.park(command.len());
                 if parked.is_none() {
                     // "Full" would promise that nothing was written.
-                    let full = Refusal::ParkedFull { partition, parked_bytes_max: self.parking.bytes_max };
+                    let full = Refusal::ParkedFull { partition, parked_bytes_max: self.parked.bytes_max };
                     return Err(if replay.outcome_unknown() { in_doubt } else { full });
                 }
             }
@@ -190,6 +180,12 @@ impl Router {
                 return Err(if replay.outcome_unknown() { in_doubt } else { written_not });
             }
         }
+    }
+
+    fn park(&self, bytes: usize) -> Option<Parked<'_>> {
+        let held = self.parked.take(bytes)?;
+        self.parked_count.increment(1.0);
+        Some(Parked { count: &self.parked_count, _bytes: held })
     }
 
     /// Whom to ask now, and who leads by the published view.
