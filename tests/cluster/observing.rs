@@ -84,7 +84,8 @@ async fn counters_and_indexes_match_what_was_written() {
             let appends = grown("atomix_append_entries_latency_count", &labels);
             expect(appends, 1, 100_000, "appends timed")?;
         }
-        expect(grown("atomix_commit_entries_rate_total", &[]), WRITES, WRITES, "entries committed")?;
+        // Counted once a second: entries from just before may come in late.
+        expect(grown("atomix_commit_entries_rate_total", &[]), WRITES, WRITES + 2, "entries committed")?;
         let sent = grown("atomix_raft_messages_send_total", &[("type", "AppendRequest")]);
         expect(sent, 2, 100_000, "append requests sent")
     })

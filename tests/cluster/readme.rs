@@ -6,12 +6,13 @@ use crate::harness::evenkeel;
 
 const README: &str = include_str!("../../README.md");
 
-/// Every `evenkeel SUBCOMMAND --flags` that the README shows.
+/// Every command that the README shows, from its name on: `$ evenkeel put KEY` gives `put`, `KEY`.
 fn shown_commands() -> Vec<Vec<&'static str>> {
-    let starts = ["evenkeel ", "cargo run --release -- "];
-    let lines = README.lines().map(|line| line.trim_start_matches("$ ").trim());
-    let command = |line: &'static str| starts.iter().find_map(|start| line.strip_prefix(start));
-    lines.filter_map(command).map(|command| command.split_whitespace().collect()).collect()
+    let starts = ["$ evenkeel ", "cargo run --release -- "];
+    let command = |line: &'static str| starts.iter().find_map(|start| line.trim().strip_prefix(start));
+    let without_comment = |command: &'static str| command.split('#').next().unwrap();
+    let commands = README.lines().filter_map(command).map(without_comment);
+    commands.map(|command| command.split_whitespace().collect()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,7 @@ async fn a_retried_request_id_applies_once_even_under_another_leader() {
     let next = records.put(request(2, "twice")).await.unwrap().into_inner();
     assert_eq!((first.version, next.version), (1, 2));
     let status = records.put(request(1, "once")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Aborted);
+    assert_eq!(status.code(), Code::InvalidArgument);
     let info = status.get_details_error_info().unwrap();
     assert_eq!((info.reason.as_str(), &*info.metadata["last_sequence"]), ("SUPERSEDED", "2"));
 }
