@@ -9,13 +9,13 @@ use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
+use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
 use evenkeel_raft_storage::{
     DataDirectory, DataDirectoryError, LogOptions, OpenLogError, OpenPartitionError, OpenStoreError,
     SharedLog, StateStore, StoreOptions,
 };
-use futures::StreamExt;
-use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
+use futures::StreamExt;
 use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -42,8 +42,9 @@ use crate::step_down::Policy;
 use crate::stop::Stop;
 use crate::transfer::{FREEZE_MS_MAX, Limits};
 
-/// The lease that openraft checks must have run out, not be about to, when a replica stands.
-const LEASE_MARGIN_MS: u64 = 5;
+/// The lease must have run out at every voter when a replica stands, and voters hear a heartbeat some milliseconds
+/// apart.
+const LEASE_MARGIN_MS: u64 = 15;
 /// Entries in one append; their bytes are bounded by the log's reads.
 const APPEND_ENTRIES_MAX: u64 = 1_024;
 /// A snapshot must arrive and be installed within this.
@@ -61,7 +62,7 @@ pub enum BrokerError {
     Options(#[from] OptionsError),
     #[error("{key} = {address}: cannot listen there ({source}); stop what holds the port or set another one")]
     Listen { key: &'static str, address: String, source: std::io::Error },
-    #[error(transparent)]
+    #[error("data.directory: {0}")]
     DataDirectory(#[from] DataDirectoryError),
     #[error(transparent)]
     Log(#[from] OpenLogError),
@@ -131,7 +132,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         background.spawn(peer.clone().run(stop.clone()));
         background.spawn(revive_replication(peer.clone(), replicas.clone(), stop.clone()));
     }
-    background.spawn(elector.clone().run(replicas.clone(), stop.clone()));
+    background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
     background.spawn(status.clone().run(stop.clone()));
     for replica in replicas.iter() {
         background.spawn(status.clone().follow(replica.clone()));
@@ -213,12 +214,10 @@ fn connect_peers(validated: &Validated) -> Result<Peers, BrokerError> {
 
 fn new_elector(options: &Options) -> Elector {
     let raft = &options.raft;
-    let ranks = options.cluster.replication_factor.max(1);
     let times = ElectionTimes {
         lease: raft.lease + Duration::from_millis(LEASE_MARGIN_MS),
         stagger: raft.stagger,
-        // Long enough for every rank to have stood once in between.
-        retry: raft.stagger * ranks,
+        retry: raft.stagger,
     };
     let order =
         if raft.priority_election { Order::ByRank } else { Order::Jitter { seed: options.cluster.node_id } };

@@ -106,7 +106,7 @@ impl ElectionSchedule {
         self.groups.remove(&group);
     }
 
-    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. 
+    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted.
     pub fn heard(&mut self, group: GroupId, now: Instant) {
         self.update(group, |g| match g.waiting {
             Waiting::Leading => {}

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_protocol::PartitionId;
+use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::election::{ElectionSchedule, ElectionTimes, GroupId, Order};
 use crate::metric_definitions::{election_began, heartbeat_missed};
+use crate::peer::Peers;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
 use crate::stop::Stop;
@@ -26,24 +28,24 @@ pub struct Elector(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     wake: Notify,
-    /// How long a candidate that we would vote for gets before we stand ourselves.
-    candidacy: Duration,
+    times: ElectionTimes,
 }
 
 struct State {
     schedule: ElectionSchedule,
     /// When each partition's leader was last heard, for the heartbeat metric.
     heard: HashMap<PartitionId, Instant>,
+    /// When each replica last stood.
+    stood: HashMap<PartitionId, Instant>,
     /// A stopping broker stands no more.
     retired: bool,
 }
 
 impl Elector {
     pub fn new(times: ElectionTimes, order: Order) -> Self {
-        let candidacy = times.retry;
         let schedule = ElectionSchedule::new(times, order);
-        let state = State { schedule, heard: HashMap::new(), retired: false };
-        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), candidacy }))
+        let state = State { schedule, heard: HashMap::new(), stood: HashMap::new(), retired: false };
+        Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), times }))
     }
 
     /// Watches a replica; `new` when its partition has had no leader yet, as far as this disk knows.
@@ -63,7 +65,7 @@ impl Elector {
     /// A candidate got our promise of a vote: standing now would only split the votes. Under load the ranks'
     /// stagger alone does not keep candidates apart.
     pub fn promised(&self, partition: PartitionId) {
-        let until = Instant::now() + self.0.candidacy;
+        let until = Instant::now() + self.0.times.stagger;
         self.0.state.lock().schedule.quiet(partition.0, Some(until));
     }
 
@@ -90,12 +92,30 @@ impl Elector {
         (due, next)
     }
 
+    /// Pre-votes are asked for again and again: the first ones may find a voter whose lease has a few milliseconds
+    /// to go. But a vote that is under way must be let finish, however slow the disks.
+    fn may_stand(&self, replica: &Replica) -> bool {
+        let now = Instant::now();
+        let voting = replica.raft_metrics().state == ServerState::Candidate;
+        let mut state = self.0.state.lock();
+        let stood = state.stood.get(&replica.partition);
+        if voting && stood.is_some_and(|at| now - *at < self.0.times.lease) {
+            return false;
+        }
+        state.stood.insert(replica.partition, now);
+        true
+    }
+
     /// Runs until `stop`.
-    pub async fn run(self, replicas: Replicas, mut stop: Stop) {
+    pub async fn run(self, replicas: Replicas, peers: Peers, mut stop: Stop) {
         loop {
             let (due, next) = self.due();
             for group in due {
-                if let Some(replica) = replicas.get(group) {
+                // Without a majority within reach nobody can win; asking would only keep everyone busy.
+                if let Some(replica) = replicas.get(group)
+                    && majority_within_reach(replica, &peers)
+                    && self.may_stand(replica)
+                {
                     tokio::spawn(stand(replica.clone()));
                 }
             }
@@ -106,6 +126,12 @@ impl Elector {
             }
         }
     }
+}
+
+fn majority_within_reach(replica: &Replica, peers: &Peers) -> bool {
+    let others = replica.members.iter().filter_map(|m| peers.get(m.node));
+    let reached = others.filter(|peer| *peer.connected().borrow()).count() + 1;
+    reached > replica.members.len() / 2
 }
 
 async fn stand(replica: Arc<Replica>) {
