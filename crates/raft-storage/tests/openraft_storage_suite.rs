@@ -1,5 +1,7 @@
 //! openraft's own storage suite, over the shared log and the state machine as a broker pairs them.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests for tests")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -17,8 +17,19 @@ use super::segment;
 use super::shared_log::LogShared;
 use crate::metric_definitions as names;
 
+/// A log whose committer has to be run. Dropping it stops the log, so that whoever waits is told also when the
+/// committer's task is dropped, before its first step even, or its thread unwinds.
+pub struct Committer(pub Arc<LogShared>);
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.0.committer_ended();
+    }
+}
+
 /// Runs rounds on the calling thread until the log is closed or has failed.
-pub fn run_on_thread(log: &LogShared) {
+pub fn run_on_thread(committer: Committer) {
+    let log = &*committer.0;
     loop {
         if run_round(log) {
             continue;
@@ -31,13 +42,13 @@ pub fn run_on_thread(log: &LogShared) {
             log.work_for_thread.wait(&mut core);
         }
     }
-    log.stopped.send_replace(true);
 }
 
 /// Runs rounds on the current task until the log is closed or has failed.
-pub async fn run_on_task(log: Arc<LogShared>) {
+pub async fn run_on_task(committer: Committer) {
+    let log = &*committer.0;
     loop {
-        if run_round(&log) {
+        if run_round(log) {
             // Others of this runtime may queue for the next batch meanwhile.
             tokio::task::yield_now().await;
             continue;
@@ -47,7 +58,6 @@ pub async fn run_on_task(log: Arc<LogShared>) {
         }
         log.work_for_task.notified().await;
     }
-    log.stopped.send_replace(true);
 }
 
 fn is_over(core: &LogCore) -> bool {

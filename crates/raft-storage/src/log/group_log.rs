@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 
 use super::entry_codec::{self, EncodedEntry};
 use super::entry_source::{EntrySource, read_all};
-use super::frame::Salt;
 use super::log_core::Waiter;
 use super::log_error::{LogFailure, LogRefusal};
 use super::shared_log::{CommitterDriver, LogHandle, LogShared};
@@ -72,7 +71,7 @@ impl GroupLog {
     }
 
     fn prepare(&self, entries: impl IntoIterator<Item = Entry>) -> io::Result<Vec<EncodedEntry>> {
-        let salt = self.log().core.lock().salt;
+        let salt = self.log().salt;
         let encoded = entries.into_iter().map(|entry| entry_codec::encode(self.group, entry, 0, salt));
         encoded.collect::<Result<_, _>>().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
@@ -104,8 +103,8 @@ impl GroupLog {
 
     /// The entries in `range` that the log holds, but no more than `bytes_max` payload bytes, and at least one.
     async fn read(&self, range: Range<u64>, bytes_max: u64) -> io::Result<Vec<Entry>> {
-        let (sources, salt, any_stored) = self.sources(range, bytes_max)?;
-        let group = self.group;
+        let (sources, any_stored) = self.sources(range, bytes_max)?;
+        let (group, salt) = (self.group, self.log().salt);
         if !any_stored || self.log().options.driver == CommitterDriver::Task {
             return read_all(sources, group, salt);
         }
@@ -113,13 +112,13 @@ impl GroupLog {
         read.await.map_err(io::Error::other)?
     }
 
-    fn sources(&self, range: Range<u64>, bytes_max: u64) -> io::Result<(Vec<EntrySource>, Salt, bool)> {
+    fn sources(&self, range: Range<u64>, bytes_max: u64) -> io::Result<(Vec<EntrySource>, bool)> {
         let core = self.log().core.lock();
         let mut sources = Vec::new();
         let mut any_stored = false;
         let group = core.groups.get(&self.group);
         let Some((group, (first, last))) = group.and_then(|group| Some((group, group.range()?))) else {
-            return Ok((sources, core.salt, any_stored));
+            return Ok((sources, any_stored));
         };
         let mut bytes = 0;
         for index in range.start.max(first)..range.end.min(last + 1) {
@@ -135,7 +134,7 @@ impl GroupLog {
             any_stored |= matches!(source, EntrySource::Stored { .. });
             sources.push(source);
         }
-        Ok((sources, core.salt, any_stored))
+        Ok((sources, any_stored))
     }
 }
 

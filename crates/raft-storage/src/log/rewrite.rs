@@ -71,7 +71,7 @@ fn choose(core: &LogCore) -> Vec<Laggard> {
 impl LogShared {
     /// Queues some entries of the oldest segment again, when it should be emptied. True when any was queued.
     pub(super) fn rewrite_laggards(&self) -> Result<bool, LogFailure> {
-        let (laggards, salt) = {
+        let laggards = {
             let core = self.core.lock();
             if core.failure.is_some()
                 || core.closing
@@ -79,8 +79,9 @@ impl LogShared {
             {
                 return Ok(false);
             }
-            (choose(&core), core.salt)
+            choose(&core)
         };
+        let salt = self.salt;
         let mut encoded = Vec::with_capacity(laggards.len());
         for Laggard { group, location, source } in laggards {
             let failed = |reason: String| LogFailure {

@@ -1,21 +1,24 @@
 //! The log's options and handle.
 
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use metrics::gauge;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 
-use super::committer;
+use super::committer::{self, Committer};
 use super::frame::Salt;
 use super::group_log::GroupLog;
 use super::log_core::LogCore;
 use super::log_error::{LogFailure, LogRefusal, OpenLogError};
 use super::recovery;
 use crate::disk::{Disk, RealDisk};
+use crate::metric_definitions::LOG_SEGMENTS;
 use crate::types::GroupId;
 
 /// Who drives the committer.
@@ -76,6 +79,7 @@ impl LogOptions {
 pub(super) struct LogShared {
     pub disk: Arc<dyn Disk>,
     pub options: LogOptions,
+    pub salt: Salt,
     pub core: Mutex<LogCore>,
     pub work_for_thread: Condvar,
     pub work_for_task: Notify,
@@ -94,6 +98,22 @@ impl LogShared {
             }
             CommitterDriver::Task => self.work_for_task.notify_one(),
         }
+    }
+
+    /// Stops the log when its committer ended in any other way than by closing or failing.
+    pub fn committer_ended(&self) {
+        let in_order = {
+            let core = self.core.lock();
+            core.failure.is_some() || (core.closing && !core.has_batch())
+        };
+        if !in_order {
+            self.fail(LogFailure {
+                action: "go on committing to",
+                path: self.options.directory.clone(),
+                reason: "its committer was stopped".into(),
+            });
+        }
+        self.stopped.send_replace(true);
     }
 
     /// Stops the log for good: whoever waits is told, whoever comes is refused. The first failure stays.
@@ -148,7 +168,13 @@ impl Drop for LogHandle {
 /// The shared write-ahead log of a broker. Cheap to clone; see the [module](super).
 #[derive(Clone)]
 pub struct SharedLog {
-    handle: Arc<LogHandle>,
+    pub(super) handle: Arc<LogHandle>,
+}
+
+impl fmt::Debug for SharedLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedLog({})", self.directory().display())
+    }
 }
 
 impl SharedLog {
@@ -157,10 +183,13 @@ impl SharedLog {
     pub fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Self, OpenLogError> {
         options.check()?;
         let recovered = recovery::recover(&*disk, &options.directory, fresh_salt())?;
+        let salt = recovered.salt;
+        gauge!(LOG_SEGMENTS).set(recovered.segments.len() as f64);
         let core = LogCore::new(recovered, options.segment_bytes_max, options.cache_bytes_max);
         let log = Arc::new(LogShared {
             disk,
             options,
+            salt,
             core: Mutex::new(core),
             work_for_thread: Condvar::new(),
             work_for_task: Notify::new(),
@@ -168,12 +197,12 @@ impl SharedLog {
             failure: watch::Sender::new(None),
             stopped: watch::Sender::new(false),
         });
-        let driven = log.clone();
+        let driven = Committer(log.clone());
         match log.options.driver {
             CommitterDriver::Thread => {
                 let spawned = std::thread::Builder::new()
                     .name("log-committer".into())
-                    .spawn(move || committer::run_on_thread(&driven));
+                    .spawn(move || committer::run_on_thread(driven));
                 spawned.map_err(|source| OpenLogError::Io {
                     action: "start the committer of",
                     path: log.options.directory.clone(),

@@ -81,6 +81,36 @@ async fn a_failed_write_fails_those_who_wait_for_room() {
     tokio::time::timeout(HANG, log.failure()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_purge_never_survives_without_the_committed_position_before_it() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, options());
+    let mut group = log.group(0);
+    append(&mut group, entries(1, 0..10, b"x")).await;
+    group.save_committed(Some(log_id(1, 1, 9))).await.unwrap();
+    group.purge(log_id(1, 1, 5)).await.unwrap();
+    // Half of the three frames is written: one and a bit.
+    disk.fail_writes();
+    assert!(group.save_vote(&vote(2)).await.is_err());
+    disk.crash(crate::faulty_disk::Crash::ProcessOnly);
+    let after = view(&open(&disk, options()), 0).await;
+    assert_eq!((after.committed, after.purged, after.vote), (Some(log_id(1, 1, 9)), None, None));
+}
+
+#[test]
+fn those_who_wait_are_told_when_the_committer_is_killed() {
+    let disk = FaultyDisk::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (committing, calling) = (runtime(), runtime());
+    let log =
+        committing.block_on(async { open(&disk, LogOptions { driver: CommitterDriver::Task, ..options() }) });
+    let flushed = calling.block_on(start_append(&mut log.group(0), entries(1, 0..1, b"x")));
+    drop(committing);
+    assert!(calling.block_on(flushed).unwrap().is_err());
+    assert_eq!(calling.block_on(log.failure()).reason, "its committer was stopped");
+    assert!(calling.block_on(log.close()).is_err());
+}
+
 #[test]
 fn options_out_of_range_are_refused_with_the_range() {
     let refused = SharedLog::open(Arc::new(FaultyDisk::new()), small_segments(10)).err().unwrap();

@@ -1,5 +1,6 @@
 use super::super::log_core::Segment;
 use super::super::rewrite::should_empty_oldest;
+use super::super::{entry_codec, frame};
 use super::*;
 
 const SEGMENT_BYTES: u64 = 4 << 10;
@@ -95,6 +96,27 @@ async fn a_slow_group_with_a_full_oldest_segment_does_not_keep_the_whole_log() {
     assert_eq!(view(&log, 5).await.entries, slow);
     log.close().await.unwrap();
     assert_eq!(view(&open(&disk, small_segments(SEGMENT_BYTES)), 5).await.entries, slow);
+}
+
+#[tokio::test]
+async fn an_entry_that_changed_while_it_was_read_is_not_moved() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, options());
+    append(&mut log.group(0), entries(1, 0..3, b"old")).await;
+    let location = |index| log.handle.log.core.lock().groups[&0].slot(index).unwrap().location;
+    let (unchanged, truncated) = (location(1), location(2));
+    log.group(0).truncate_after(Some(log_id(1, 1, 1))).await.unwrap();
+    append(&mut log.group(0), vec![entry(2, 2, "new")]).await;
+    let moved = |index, from| {
+        let stale =
+            entry_codec::encode(0, entry(1, index, "old"), frame::MOVED, log.handle.log.salt).unwrap();
+        log.handle.log.core.lock().move_forward(0, stale, from)
+    };
+    assert_eq!(moved(2, truncated), 0);
+    assert_eq!(moved(1, unchanged), frame::HEADER_BYTES as u64 + 3);
+    log.close().await.unwrap();
+    let expected = vec![entry(1, 0, "old"), entry(1, 1, "old"), entry(2, 2, "new")];
+    assert_eq!(view(&open(&disk, options()), 0).await.entries, expected);
 }
 
 #[test]
