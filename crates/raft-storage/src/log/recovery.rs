@@ -6,6 +6,10 @@
 //! - a bad segment header or checkpoint (they are durable before the segment has its name);
 //! - a segment or entry that is missing between others; a frame that does not fit what came before it.
 //!
+//! This counts on file systems that lengthen a file only once the data is there (ext4 in ordered mode, xfs): they
+//! leave a prefix of an unsynced write. On one that leaves holes, a torn batch of several frames can look like
+//! corruption; the start is refused then rather than guessed.
+//!
 //! Before the log is used the last segment is synced: what a dead process wrote may be readable but not durable yet.
 
 use std::collections::BTreeMap;

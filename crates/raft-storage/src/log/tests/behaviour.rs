@@ -183,6 +183,47 @@ async fn appends_wait_while_the_queue_is_full() {
     second.await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn groups_that_work_at_once_do_not_disturb_each_other() {
+    const ROUNDS: u64 = 150;
+    let disk = FaultyDisk::new();
+    let options =
+        LogOptions { cache_bytes_max: 8 << 10, queue_bytes_max: 4 << 10, ..small_segments(4 << 10) };
+    let log = open(&disk, options.clone());
+    let groups = (0..8_u32).map(|number| {
+        let mut group = log.group(number);
+        tokio::spawn(async move {
+            let value = |index: u64| format!("{number}/{index}").repeat(number as usize + 1);
+            // Group 0 idles and must be moved forward; every other one truncates and purges at its own pace.
+            let rounds = if number == 0 { 3 } else { ROUNDS };
+            let mut next = 0;
+            for round in 0..rounds {
+                let appended: Vec<Entry> =
+                    (next..next + 4).map(|index| entry(1, index, value(index))).collect();
+                append(&mut group, appended).await;
+                next += 4;
+                if round % (u64::from(number) + 5) == 4 {
+                    next -= 2;
+                    group.truncate_after(Some(log_id(1, 1, next - 1))).await.unwrap();
+                    group.save_committed(Some(log_id(1, 1, next - 1))).await.unwrap();
+                    group.purge(log_id(1, 1, next - 3 - u64::from(number))).await.unwrap();
+                }
+                let first = group.state().last_purged_log_id.map_or(0, |log_id| log_id.index + 1);
+                let expected: Vec<Entry> = (first..next).map(|index| entry(1, index, value(index))).collect();
+                assert_eq!(group.try_get_log_entries(..).await.unwrap(), expected);
+            }
+        })
+    });
+    for group in groups.collect::<Vec<_>>() {
+        group.await.unwrap();
+    }
+    let before = views(&log).await;
+    assert_eq!(before[0].1.entries.len(), 12);
+    log.close().await.unwrap();
+    assert!(disk.content(&super::super::segment::path(Path::new(DIRECTORY), 1)).is_none());
+    assert_eq!(views(&open(&disk, options)).await, before);
+}
+
 #[tokio::test]
 async fn a_committer_task_serves_the_same_log() {
     let disk = FaultyDisk::new();
