@@ -67,7 +67,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let stop = stop_requested()?;
     tokio::pin!(stop);
     let plan = plan(&args)?;
-    let cluster = LocalCluster::start(plan)?;
+    let cluster = LocalCluster::start(plan).map_err(|error| Failure::usage(format!("{error:#}")))?;
     let client = cluster.client(1)?;
     let ready = cluster.wait_for(&client, "leaders of all partitions", |_| true, all_led);
     let result = tokio::select! {

@@ -307,7 +307,7 @@ mod load_tests {
         assert_eq!(load.take_gaps().partitions_us.len(), 3);
         let report = load.stop().await.unwrap();
         assert_eq!((report.failed, report.last_failure), (0, None));
-        assert!(report.latencies.len() > 0);
+        assert!(!report.latencies.is_empty());
         let records = gateway.records.lock();
         assert_eq!(records.len(), report.ledger.len());
         for (key, known) in &report.ledger {

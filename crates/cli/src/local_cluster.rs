@@ -81,7 +81,7 @@ impl LocalCluster {
     /// Writes the configuration files and starts every process. `data_dir` must exist.
     pub fn start(plan: Plan) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("path of this program")?;
-        let cluster_id = cluster_id(&plan.data_dir)?;
+        let cluster_id = cluster_id(&plan)?;
         let mut brokers = Vec::new();
         for (node, &(grpc, monitoring)) in plan.ports.brokers.iter().enumerate() {
             let file = format!("broker-{node}");
@@ -255,14 +255,34 @@ fn gateway_config(plan: &Plan) -> String {
     text
 }
 
-/// A data folder's cluster keeps its id when it is started again: brokers refuse a folder of another cluster.
-fn cluster_id(data_dir: &Path) -> anyhow::Result<String> {
-    let file = data_dir.join("broker-0.toml");
+/// A data folder's cluster keeps its id when it is started again: brokers refuse a folder of another cluster. It
+/// also keeps its shape: with another number of partitions, records would not be found where they are.
+fn cluster_id(plan: &Plan) -> anyhow::Result<String> {
+    let file = plan.data_dir.join("broker-0.toml");
     let Ok(text) = std::fs::read_to_string(&file) else {
         return Ok(format!("dev-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
     };
     let config: toml::Table = toml::from_str(&text).with_context(|| file.display().to_string())?;
-    let id = config.get("cluster").and_then(|cluster| cluster.get("id")).and_then(toml::Value::as_str);
+    let section = config.get("cluster").and_then(toml::Value::as_table);
+    let Some(section) = section else {
+        bail!("{}: there is no [cluster]; restore it, or choose an empty --data-dir", file.display());
+    };
+    let number = |key| section.get(key).and_then(toml::Value::as_integer);
+    let brokers = section.get("brokers").and_then(toml::Value::as_array).map(|list| list.len() as i64);
+    let shape = [
+        ("--brokers", plan.ports.brokers.len() as i64, brokers),
+        ("--partitions", i64::from(plan.partitions), number("partitions")),
+        ("--replication-factor", i64::from(plan.replication_factor), number("replication_factor")),
+    ];
+    for (option, wanted, has) in shape {
+        if let Some(has) = has.filter(|has| *has != wanted) {
+            let folder = plan.data_dir.display();
+            bail!(
+                "{option} {wanted}: the cluster in {folder} has {has}; give {option} {has}, or an empty --data-dir"
+            );
+        }
+    }
+    let id = section.get("id").and_then(toml::Value::as_str);
     id.map(str::to_owned).ok_or_else(|| {
         anyhow!("{}: cluster.id is missing; restore it, or choose an empty --data-dir", file.display())
     })
@@ -301,12 +321,18 @@ mod tests {
     }
 
     #[test]
-    fn a_data_folder_keeps_its_cluster_id() {
+    fn a_data_folder_keeps_its_clusters_id_and_shape() {
         let folder = tempfile::tempdir().unwrap();
-        let first = cluster_id(folder.path()).unwrap();
-        std::fs::write(folder.path().join("broker-0.toml"), broker_config(&plan(folder.path()), &first, 0))
-            .unwrap();
-        assert_eq!(cluster_id(folder.path()).unwrap(), first);
-        assert_ne!(cluster_id(tempfile::tempdir().unwrap().path()).unwrap(), first);
+        let mut plan = plan(folder.path());
+        let first = cluster_id(&plan).unwrap();
+        assert_ne!(cluster_id(&plan).unwrap(), first, "an empty folder has none yet");
+        std::fs::write(folder.path().join("broker-0.toml"), broker_config(&plan, &first, 0)).unwrap();
+        assert_eq!(cluster_id(&plan).unwrap(), first);
+        plan.partitions = 7;
+        let error = cluster_id(&plan).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--partitions 7: the cluster in ") && error.contains(" has 6; give"),
+            "{error}"
+        );
     }
 }
