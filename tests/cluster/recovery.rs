@@ -61,5 +61,4 @@ async fn a_cluster_that_is_killed_as_a_whole_keeps_every_acknowledged_write() {
     let ledger = load.stop().await;
     ledger.assert_no_failures();
     ledger.check(&client).await;
-    cluster.wait_until_balanced().await;
 }

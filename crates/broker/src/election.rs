@@ -106,13 +106,14 @@ impl ElectionSchedule {
         self.groups.remove(&group);
     }
 
-    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted.
-    pub fn heard(&mut self, group: GroupId, now: Instant) {
+    /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. Answers whether
+    /// [`next_deadline`](Self::next_deadline) may be earlier now, as after a new group's first leader.
+    pub fn heard(&mut self, group: GroupId, now: Instant) -> bool {
         self.update(group, |g| match g.waiting {
             Waiting::Leading => {}
             Waiting::ForLeader(since) => g.waiting = Waiting::ForLeader(since.max(now)),
             Waiting::ForFirstLeader(_) | Waiting::ForVotes(_) => g.waiting = Waiting::ForLeader(now),
-        });
+        })
     }
 
     /// This replica leads the group now, or leads it no longer.
@@ -182,24 +183,25 @@ impl ElectionSchedule {
         }
     }
 
-    fn update(&mut self, group: GroupId, change: impl FnOnce(&mut Group)) {
-        if let Some(g) = self.groups.get_mut(&group) {
-            change(g);
-            self.reschedule(group);
-        }
+    /// Answers whether the group was queued anew, which is so when its deadline became earlier.
+    fn update(&mut self, group: GroupId, change: impl FnOnce(&mut Group)) -> bool {
+        let Some(g) = self.groups.get_mut(&group) else { return false };
+        change(g);
+        self.reschedule(group)
     }
 
     /// Queues the group when its deadline is earlier than its heap entry; later ones are put right on the way out.
-    fn reschedule(&mut self, group: GroupId) {
-        let Some(g) = self.groups.get(&group) else { return };
-        let Some(deadline) = self.deadline(group, g) else { return };
+    fn reschedule(&mut self, group: GroupId) -> bool {
+        let Some(g) = self.groups.get(&group) else { return false };
+        let Some(deadline) = self.deadline(group, g) else { return false };
         if g.queued.is_some_and(|queued| queued <= deadline) {
-            return;
+            return false;
         }
         self.heap.push(Reverse((deadline, group)));
         if let Some(g) = self.groups.get_mut(&group) {
             g.queued = Some(deadline);
         }
+        true
     }
 
     fn deadline(&self, group: GroupId, g: &Group) -> Option<Instant> {
@@ -273,6 +275,16 @@ mod tests {
         schedule.heard(1, start + ms(300));
         schedule.heard(1, start + ms(200));
         assert_eq!(schedule.next_deadline(), Some(start + ms(800)));
+    }
+
+    #[test]
+    fn the_first_leader_of_a_new_group_makes_the_deadline_earlier_and_later_signs_of_life_do_not() {
+        let start = Instant::now();
+        let mut schedule = ElectionSchedule::new(TIMES, Order::ByRank);
+        schedule.add(1, 2, true, start);
+        assert!(schedule.heard(1, start + ms(10)));
+        assert_eq!(schedule.next_deadline(), Some(start + ms(10 + 500 + 2 * 50)));
+        assert!(!schedule.heard(1, start + ms(20)));
     }
 
     #[test]
@@ -389,7 +401,9 @@ mod tests {
             for (wait, event) in events {
                 now += ms(wait);
                 match event {
-                    Event::Heard(g) => schedule.heard(g, now),
+                    Event::Heard(g) => {
+                        schedule.heard(g, now);
+                    }
                     Event::Leading(g, leads) => schedule.leading(g, leads, now),
                     Event::Stood(g) => schedule.stood(g, now),
                     Event::Quiet(g, until) => schedule.quiet(g, until.map(|until| now + ms(until))),

@@ -58,7 +58,9 @@ impl Elector {
     pub fn heard(&self, partition: PartitionId) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.0.state.lock();
-        state.schedule.heard(partition.0, now);
+        if state.schedule.heard(partition.0, now) {
+            self.0.wake.notify_one();
+        }
         state.heard.insert(partition, now).map(|before| now - before)
     }
 

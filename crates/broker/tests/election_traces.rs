@@ -82,7 +82,9 @@ impl Cluster {
         for broker in brokers {
             let schedule = self.brokers.get_mut(broker).unwrap_or_else(|| panic!("no broker {broker}"));
             match *name {
-                "heard" => schedule.heard(group, now),
+                "heard" => {
+                    schedule.heard(group, now);
+                }
                 "lead" => schedule.leading(group, true, now),
                 "follow" => schedule.leading(group, false, now),
                 "stood" => schedule.stood(group, now),

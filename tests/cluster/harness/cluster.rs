@@ -134,12 +134,24 @@ impl Cluster {
         .await
     }
 
-    /// Waits until every primary leads.
+    /// Waits until every primary leads, and every follower has heard it: a replica that never heard a leader waits
+    /// longer for one than others do.
     pub async fn wait_until_balanced(&self) -> TopologyResponse {
-        self.wait_for("every leader on its primary", |topology| {
+        let topology = self.wait_for("every leader on its primary", |topology| {
             all_led(topology) && topology.partitions.iter().all(|p| p.leader == p.primary)
-        })
-        .await
+        });
+        let topology = topology.await;
+        for broker in &topology.brokers {
+            let node = usize::try_from(broker.node_id).unwrap();
+            wait_until(&format!("broker {node} to hear all of its leaders"), async || {
+                let committed =
+                    self.scrape_broker(node).await?.values("atomix_partition_raft_commit_index", &[]);
+                let heard = committed.iter().filter(|index| **index >= 1.0).count();
+                if heard == broker.replicas.len() { Ok(()) } else { Err(format!("{committed:?}")) }
+            })
+            .await;
+        }
+        topology
     }
 
     /// Waits until all partitions are led, none of them by this broker, which is known to be away.
