@@ -102,7 +102,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
     let http =
         listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
-    let data = DataDirectory::open(&options.data.directory, &options.cluster.id, options.cluster.node_id)?;
+    let data = DataDirectory::open(
+        &options.data.directory,
+        &options.cluster.id,
+        options.cluster.node_id,
+        options.cluster.partitions,
+    )?;
     let (log, store) = open_storage(&options, &data).await?;
 
     let (stop_tx, stop) = Stop::new();

@@ -30,6 +30,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(full("atomix_heartbeat_time_in_s"), HEARTBEAT_SECONDS)?
         .set_buckets_for_metric(suffix("_bytes"), BATCH_BYTES)?
         .set_buckets_for_metric(suffix("_frames"), BATCH_FRAMES)?
+        .set_buckets_for_metric(suffix("_partitions"), BATCH_FRAMES)?
         .build_recorder();
     let handle = recorder.handle();
     // A second recorder in one process is a test's: the first one keeps what it has.
@@ -41,6 +42,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
+    evenkeel_raft_storage::describe_metrics();
     describe_gauge!(
         "atomix_role",
         "Role of this broker's replica: 0 inactive, 1 follower, 2 candidate, 3 leader."

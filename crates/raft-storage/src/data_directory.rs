@@ -41,6 +41,11 @@ pub enum DataDirectoryError {
     )]
     OtherNode { path: PathBuf, found: u64, expected: u64 },
     #[error(
+        "data folder {path}: its cluster has {found} partitions, not {expected}; set cluster.partitions = {found}, \
+         since keys find their partition by that number"
+    )]
+    OtherPartitions { path: PathBuf, found: u32, expected: u32 },
+    #[error(
         "data folder {path}: format {found} is newer than {FORMAT}, the newest that this version reads; \
          run the version that wrote it or a later one"
     )]
@@ -61,6 +66,7 @@ struct Identity {
     format: u32,
     cluster_id: String,
     node_id: u64,
+    partitions: u32,
     broker_uuid: Uuid,
 }
 
@@ -79,8 +85,13 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Creates or opens the folder for a node of a cluster.
-    pub fn open(path: impl AsRef<Path>, cluster_id: &str, node_id: u64) -> Result<Self, DataDirectoryError> {
+    /// Creates or opens the folder for a node of a cluster with so many partitions.
+    pub fn open(
+        path: impl AsRef<Path>,
+        cluster_id: &str,
+        node_id: u64,
+        partitions: u32,
+    ) -> Result<Self, DataDirectoryError> {
         let path = path.as_ref().to_path_buf();
         let io = |source| DataDirectoryError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(io)?;
@@ -105,6 +116,7 @@ impl DataDirectory {
                     format: FORMAT,
                     cluster_id: cluster_id.into(),
                     node_id,
+                    partitions,
                     broker_uuid: Uuid::new_v4(),
                 };
                 write_identity(&path, &identity).map_err(io)?;
@@ -118,6 +130,10 @@ impl DataDirectory {
         }
         if identity.node_id != node_id {
             return Err(DataDirectoryError::OtherNode { path, found: identity.node_id, expected: node_id });
+        }
+        if identity.partitions != partitions {
+            let found = identity.partitions;
+            return Err(DataDirectoryError::OtherPartitions { path, found, expected: partitions });
         }
         for folder in [LOG_FOLDER, STATE_FOLDER] {
             std::fs::create_dir_all(path.join(folder)).map_err(io)?;
@@ -194,18 +210,18 @@ mod tests {
     fn the_uuid_stays_over_restarts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/data");
-        let first = DataDirectory::open(&path, "c", 1).unwrap();
+        let first = DataDirectory::open(&path, "c", 1, 12).unwrap();
         let uuid = first.broker_uuid();
         assert!(first.log_directory().is_dir() && first.state_directory().is_dir());
         drop(first);
-        assert_eq!(DataDirectory::open(&path, "c", 1).unwrap().broker_uuid(), uuid);
+        assert_eq!(DataDirectory::open(&path, "c", 1, 12).unwrap().broker_uuid(), uuid);
     }
 
     #[test]
     fn a_folder_in_use_is_refused_with_its_path_and_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let _open = DataDirectory::open(folder.path(), "c", 1).unwrap();
-        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        let _open = DataDirectory::open(folder.path(), "c", 1, 12).unwrap();
+        let error = DataDirectory::open(folder.path(), "c", 1, 12).unwrap_err();
         assert!(matches!(error, DataDirectoryError::Locked { .. }));
         let text = error.to_string();
         assert!(
@@ -215,14 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_another_cluster_or_node_is_refused_and_left_alone() {
+    fn a_folder_of_another_cluster_node_or_shape_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        drop(DataDirectory::open(folder.path(), "ours", 1).unwrap());
+        drop(DataDirectory::open(folder.path(), "ours", 1, 12).unwrap());
         let before = std::fs::read(folder.path().join(IDENTITY_FILE)).unwrap();
-        let error = DataDirectory::open(folder.path(), "theirs", 1).unwrap_err();
+        let error = DataDirectory::open(folder.path(), "theirs", 1, 12).unwrap_err();
         assert!(error.to_string().contains("belongs to cluster \"ours\", not \"theirs\""), "{error}");
-        let error = DataDirectory::open(folder.path(), "ours", 2).unwrap_err();
+        let error = DataDirectory::open(folder.path(), "ours", 2, 12).unwrap_err();
         assert!(error.to_string().contains("belongs to node 1, not 2"), "{error}");
+        let error = DataDirectory::open(folder.path(), "ours", 1, 24).unwrap_err();
+        assert!(error.to_string().contains("12 partitions, not 24"), "{error}");
         assert_eq!(std::fs::read(folder.path().join(IDENTITY_FILE)).unwrap(), before);
     }
 
@@ -230,7 +248,7 @@ mod tests {
     fn a_newer_format_is_refused_even_when_the_rest_cannot_be_read() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(IDENTITY_FILE), r#"{"format": 9, "novelty": []}"#).unwrap();
-        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        let error = DataDirectory::open(folder.path(), "c", 1, 12).unwrap_err();
         assert!(matches!(error, DataDirectoryError::NewerFormat { found: 9, .. }), "{error}");
     }
 
@@ -238,12 +256,12 @@ mod tests {
     fn a_damaged_or_missing_identity_beside_data_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(IDENTITY_FILE), "{").unwrap();
-        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        let error = DataDirectory::open(folder.path(), "c", 1, 12).unwrap_err();
         assert!(matches!(error, DataDirectoryError::IdentityDamaged { .. }), "{error}");
         std::fs::remove_file(folder.path().join(IDENTITY_FILE)).unwrap();
         std::fs::create_dir_all(folder.path().join(LOG_FOLDER)).unwrap();
         std::fs::write(folder.path().join(LOG_FOLDER).join("1"), "x").unwrap();
-        let error = DataDirectory::open(folder.path(), "c", 1).unwrap_err();
+        let error = DataDirectory::open(folder.path(), "c", 1, 12).unwrap_err();
         assert!(matches!(error, DataDirectoryError::IdentityMissing { .. }), "{error}");
     }
 
@@ -251,7 +269,7 @@ mod tests {
     fn a_folder_whose_first_start_was_cut_off_is_used() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(format!("{IDENTITY_FILE}.new")), "{").unwrap();
-        assert!(DataDirectory::open(folder.path(), "c", 1).is_ok());
+        assert!(DataDirectory::open(folder.path(), "c", 1, 12).is_ok());
     }
 
     #[test]
@@ -259,7 +277,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "").unwrap();
-        let error = DataDirectory::open(&path, "c", 1).unwrap_err();
+        let error = DataDirectory::open(&path, "c", 1, 12).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
     }
 }

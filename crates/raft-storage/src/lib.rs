@@ -2,6 +2,7 @@
 //!
 //! Knows openraft's storage traits and the disk; knows no network. See [`types`] for what the log carries.
 
+mod applier;
 pub mod data_directory;
 pub mod disk;
 pub mod faulty_disk;

@@ -14,12 +14,26 @@ pub const LOG_SEGMENTS: &str = "evenkeel_log_segments";
 pub const LOG_APPENDED_BYTES: &str = "evenkeel_log_appended_bytes_total";
 /// Bytes written again so that old segments could go.
 pub const LOG_REWRITTEN_BYTES: &str = "evenkeel_log_rewritten_bytes_total";
+/// Duration of one commit of applied entries, seconds.
+pub const APPLY_SECONDS: &str = "evenkeel_apply_seconds";
+/// Partitions whose applied entries went into one commit.
+pub const APPLY_BATCH_PARTITIONS: &str = "evenkeel_apply_batch_partitions";
 
 /// Registers the help texts with the recorder that is installed.
 pub fn describe_metrics() {
     describe_histogram!(LOG_FSYNC_SECONDS, Unit::Seconds, "Duration of one sync of the shared log");
     describe_histogram!(LOG_BATCH_BYTES, Unit::Bytes, "Bytes made durable by one sync of the shared log");
     describe_histogram!(LOG_BATCH_FRAMES, Unit::Count, "Frames made durable by one sync of the shared log");
+    describe_histogram!(
+        APPLY_SECONDS,
+        Unit::Seconds,
+        "Duration of one commit of applied entries to the state store"
+    );
+    describe_histogram!(
+        APPLY_BATCH_PARTITIONS,
+        Unit::Count,
+        "Partitions whose applied entries went into one commit"
+    );
     describe_gauge!(LOG_SEGMENTS, Unit::Count, "Segment files of the shared log");
     describe_counter!(LOG_APPENDED_BYTES, Unit::Bytes, "Bytes written to the shared log");
     describe_counter!(

@@ -128,7 +128,7 @@ impl Receiving {
         while let Some((kind, payload)) = self.next_frame()? {
             self.take_frame(kind, payload, &mut write)?;
         }
-        self.filling.store.commit(write, chunk.len())
+        self.filling.store.commit(write)
     }
 
     fn next_frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {

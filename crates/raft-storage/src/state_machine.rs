@@ -11,13 +11,14 @@ use bytes::Bytes;
 use evenkeel_protocol::internal::v1 as internal;
 use evenkeel_protocol::internal::v1::{Outcome, outcome};
 use evenkeel_protocol::v1::WatchEvent;
-use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
+use fjall::PersistMode;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::watch;
 
+use crate::applier::Rows;
 use crate::partition_reader::{PartitionReader, PartitionShared, encode_changes};
 use crate::records::{Rejection, StagedRecords, Written};
 use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
@@ -27,7 +28,7 @@ use crate::state_layout::{
     Kind, Numbers, PartitionRow, Scope, decode_log_id, encode_log_id, encode_membership, encode_record,
     io_error, membership_key, number_of_key, record_head, row_key,
 };
-use crate::state_store::{StoreInner, without_blocking_others};
+use crate::state_store::StoreInner;
 use crate::types::{GroupId, TypeConfig, raft};
 
 /// Entries in one batch.
@@ -184,7 +185,7 @@ impl PartitionStateMachine {
     }
 
     /// Removes the oldest changes when there are too many, from the database and then from the batch.
-    fn trim_changes(&mut self, batch: &mut Batch, write: &mut WriteBatch) -> io::Result<()> {
+    fn trim_changes(&mut self, batch: &mut Batch, write: &mut Rows) -> io::Result<()> {
         let options = &self.store.options;
         let (count_max, bytes_max) = (options.changes_retained_max, options.changes_retained_bytes_max);
         if self.row.changes_count <= count_max && self.row.changes_bytes <= bytes_max {
@@ -208,7 +209,7 @@ impl PartitionStateMachine {
             let (key, row) = item.into_inner().map_err(io_error)?;
             let events = Numbers(&row).u32_le()?;
             trimmed(&mut self.row, number_of_key(&key)?, u64::from(events), row.len());
-            write.remove(state, key);
+            write.remove(key);
         }
         while too_much(&self.row)
             && let Some(change) = batch.changes.pop_front()
@@ -244,13 +245,13 @@ impl PartitionStateMachine {
                 }
                 break;
             }
-            without_blocking_others(|| self.apply_batch(batch, &answer))?;
+            self.apply_batch(batch, &answer).await?;
         }
         ended.map(|_| ())
     }
 
-    /// Applies entries as one fjall batch, then answers.
-    fn apply_batch<A>(
+    /// Applies entries atomically, then answers.
+    async fn apply_batch<A>(
         &mut self,
         entries: Vec<(raft::Entry, Option<A>)>,
         answer: impl Fn(A, Outcome),
@@ -266,46 +267,45 @@ impl PartitionStateMachine {
             let outcome = self.stage(&mut batch, entry)?;
             answers.extend(responder.map(|responder| (responder, outcome)));
         }
-        self.commit(batch)?;
+        self.commit(batch).await?;
         self.usable = true;
         self.publish();
         answers.into_iter().for_each(|(responder, outcome)| answer(responder, outcome));
         Ok(())
     }
 
-    /// Writes what is staged as one fjall batch.
-    fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
+    /// Writes what is staged, all or nothing.
+    async fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
         let store = Arc::clone(&self.store);
-        let state = &store.state;
         let scope = self.scope();
-        let mut write = store.database.batch();
+        let mut write = Rows::default();
         self.trim_changes(&mut batch, &mut write)?;
         for (key, record) in batch.records.drain() {
             let key = scope.key(Kind::Record, &key);
             match record {
                 Some(record) => {
-                    write.insert(state, key, encode_record(record.version, record.position, &record.value));
+                    write.insert(key, encode_record(record.version, record.position, &record.value));
                 }
-                None => write.remove(state, key),
+                None => write.remove(key),
             }
         }
         for change in batch.changes {
-            write.insert(state, scope.number_key(Kind::Change, change.position), change.row);
+            write.insert(scope.number_key(Kind::Change, change.position), change.row);
         }
         for (client, row) in self.requests.take_rows() {
             let key = scope.number_key(Kind::Request, client);
             match row {
-                Some(row) => write.insert(state, key, row),
-                None => write.remove(state, key),
+                Some(row) => write.insert(key, row),
+                None => write.remove(key),
             }
         }
         if let Some(membership) = batch.membership {
-            write.insert(state, membership_key(self.partition), membership);
+            write.insert(membership_key(self.partition), membership);
         }
         self.row.applied = self.applied.as_ref().map(encode_log_id);
-        write.insert(state, row_key(self.partition), self.row.encode_to_vec());
+        write.insert(row_key(self.partition), self.row.encode_to_vec());
         // Record and change have the value each.
-        store.commit(write, 2 * batch.bytes)
+        store.apply(write, 2 * batch.bytes).await
     }
 
     /// Shows readers what was committed.
@@ -359,7 +359,7 @@ impl PartitionStateMachine {
             write.insert(state, membership_key(scope.partition), membership);
             write.remove(state, scope.prefix(Kind::Garbage));
             write.insert(state, old.prefix(Kind::Garbage), []);
-            store.commit(write, 0)?;
+            store.commit(write)?;
             Ok((row, requests))
         })
         .await?;

@@ -7,14 +7,14 @@
 //! state found then for a snapshot.
 //!
 //! # Costs
-//! For each apply batch: one fjall batch, that is one write to the page cache. For each operation: one point read for
+//! For each commit of the applier, which serves many partitions: one fjall batch, that is one write to the page cache. For each operation: one point read for
 //! the version (none when the batch wrote the key before), one insert of the record and one of the change. One row for
 //! each client of the batch, and about 40 bytes for the partition. A value is not copied between command and staging,
 //! then once into the record and once into the change.
 //!
 //! fjall makes everyone wait while it syncs for a new table, tens of milliseconds every 32 MiB. Hence one keyspace
-//! rather than one per kind (fewer tables), the [`journal_syncer`](crate::journal_syncer) (less to sync) and
-//! [`without_blocking_others`] (only applies wait, not the runtime).
+//! rather than one per kind (fewer tables), the [`journal_syncer`](crate::journal_syncer) (less to sync) and the
+//! [`applier`](crate::applier) (only applies wait, not the runtime).
 
 use std::collections::HashMap;
 use std::io;
@@ -24,8 +24,8 @@ use std::sync::{Arc, Weak};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::applier::{Applier, Rows};
 use crate::generation_cleaner::GenerationCleaner;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::partition_reader::PartitionReader;
@@ -101,7 +101,7 @@ pub enum OpenPartitionError {
 pub(crate) struct StoreInner {
     // Before the database: dropping them stops their threads.
     pub cleaner: GenerationCleaner,
-    syncer: JournalSyncer,
+    applier: Applier,
     pub database: Database,
     /// See [`crate::state_layout`].
     pub state: Keyspace,
@@ -137,9 +137,11 @@ impl StateStore {
         for scope in garbage {
             cleaner.drop_later(scope);
         }
+        let syncer = JournalSyncer::start(path.clone()).map_err(damaged)?;
+        let applier = Applier::start(database.clone(), state.clone(), syncer).map_err(damaged)?;
         let inner = StoreInner {
             cleaner,
-            syncer: JournalSyncer::start(path.clone()).map_err(damaged)?,
+            applier,
             database,
             state,
             options,
@@ -216,11 +218,14 @@ impl StoreInner {
         json.map_or_else(|| Ok(raft::StoredMembership::default()), |json| decode_membership(&json))
     }
 
-    /// Commits a batch of about so many bytes. Not synced unless the batch says so.
-    pub(crate) fn commit(&self, write: OwnedWriteBatch, bytes: usize) -> io::Result<()> {
-        write.commit().map_err(io_error)?;
-        self.syncer.wrote(bytes);
-        Ok(())
+    /// Commits a batch at once, beside the applier. Not synced unless the batch says so. Blocks.
+    pub(crate) fn commit(&self, write: OwnedWriteBatch) -> io::Result<()> {
+        write.commit().map_err(io_error)
+    }
+
+    /// Commits what a partition applied, about so many bytes, together with what other partitions apply.
+    pub(crate) async fn apply(&self, rows: Rows, bytes: usize) -> io::Result<()> {
+        self.applier.commit(rows, bytes).await
     }
 
     /// Syncs what was written so far without making applies wait, before something that does. Blocks.
@@ -232,14 +237,6 @@ impl StoreInner {
     pub(crate) fn persist(&self) -> io::Result<()> {
         self.sync_ahead()?;
         self.database.persist(PersistMode::SyncAll).map_err(io_error)
-    }
-}
-
-/// Runs work that may wait for the disk, so that on a runtime with several threads only its own task waits.
-pub(crate) fn without_blocking_others<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }
 
