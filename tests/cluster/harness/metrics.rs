@@ -1,6 +1,6 @@
 //! Reads the Prometheus text format as a scraper would.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// One scrape of one process.
 #[derive(Clone, Debug)]
@@ -31,11 +31,6 @@ impl Scrape {
             series.push(parse_line(line).unwrap_or_else(|| panic!("not a series: {line}")));
         }
         Self { series, types }
-    }
-
-    /// Every metric's name: of histograms without their `_bucket`, `_sum` and `_count`.
-    pub fn names(&self) -> BTreeSet<&str> {
-        self.types.keys().map(String::as_str).collect()
     }
 
     /// `counter`, `gauge`, `histogram`.

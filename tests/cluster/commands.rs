@@ -1,0 +1,59 @@
+//! The operator's commands against a running cluster.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Spec, evenkeel};
+
+/// Runs a command on this cluster.
+async fn run(cluster: &Cluster, args: &[&str]) -> Output {
+    let gateway = format!("127.0.0.1:{}", cluster.ports.gateways[0][0]);
+    let (api, monitoring) = (cluster.api(""), cluster.monitoring(""));
+    let place = ["--gateway", &gateway, "--api", &api, "--monitoring", &monitoring];
+    evenkeel(args.iter().chain(&place).copied()).await
+}
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_write_read_show_the_skew_and_rebalance_it() {
+    let mut cluster = Cluster::start(Spec::new(3, 3)).await;
+    cluster.wait_until_balanced().await;
+    printed(&run(&cluster, &["put", "order-1", "paid"]).await);
+    assert_eq!(printed(&run(&cluster, &["get", "order-1"]).await).trim_end(), "paid");
+    assert!(printed(&run(&cluster, &["list", "--prefix", "order-"]).await).contains("order-1"));
+    let noop = run(&cluster, &["rebalance"]).await;
+    assert!(printed(&noop).contains("nothing to move"));
+
+    cluster.kill(0);
+    cluster.wait_until_abandoned(0).await;
+    cluster.restart(0);
+    cluster.wait_until_caught_up(0).await;
+    assert!(printed(&run(&cluster, &["status"]).await).contains("1 of 3 leaders are not on their primary"));
+    let status: Value =
+        serde_json::from_str(&printed(&run(&cluster, &["status", "--output", "json"]).await)).unwrap();
+    assert!(status.is_object());
+
+    let run_json = printed(&run(&cluster, &["rebalance", "--output", "json"]).await);
+    let moved: Value = serde_json::from_str(&run_json).unwrap();
+    assert_eq!((&moved["result"], moved["partitions"].as_array().unwrap().len()), (&"COMPLETED".into(), 1));
+    cluster.wait_until_balanced().await;
+    assert!(printed(&run(&cluster, &["status"]).await).contains("balanced: 1/1/1 leaders per broker"));
+
+    printed(&run(&cluster, &["delete", "order-1"]).await);
+    let missing = run(&cluster, &["get", "order-1"]).await;
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_cluster_commands_exit_with_3_and_say_how_to_start_one() {
+    let nobody = format!("127.0.0.1:{}", crate::harness::reserve_ports::<1>()[0]);
+    let output = evenkeel(["get", "k", "--gateway", &nobody]).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains(&nobody) && told.contains("evenkeel dev"), "{told}");
+}
