@@ -15,8 +15,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod golden;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -127,7 +125,7 @@ fn duration(text: &str) -> Duration {
 
 #[test]
 fn replicas_stand_when_the_scripts_say() {
-    golden::run("election", || {
+    evenkeel_golden::run("election", || {
         let mut cluster = Cluster::new();
         move |line: &str| cluster.command(line)
     });

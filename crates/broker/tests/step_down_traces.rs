@@ -10,8 +10,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod golden;
-
 use std::collections::BTreeMap;
 
 use evenkeel_broker::step_down::{Choice, Policy, ReplicaView, choose, successor};
@@ -93,7 +91,7 @@ fn print(choice: Choice) -> String {
 
 #[test]
 fn leaders_hand_over_to_whom_the_scripts_say() {
-    golden::run("step_down", || {
+    evenkeel_golden::run("step_down", || {
         let policy = Policy { priority_election: true, lag_entries_max: 1000, lag_bytes_max: 8 << 20 };
         let mut partition = Partition { policy, replicas: BTreeMap::new() };
         move |line: &str| partition.command(line)

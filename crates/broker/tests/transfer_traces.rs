@@ -12,8 +12,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod golden;
-
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -32,7 +30,7 @@ const LIMITS: Limits = Limits {
 
 #[test]
 fn transfers_follow_their_scripts() {
-    golden::run("transfer", || {
+    evenkeel_golden::run("transfer", || {
         let start = Instant::now();
         let mut transfer: Option<Transfer> = None;
         move |line| {

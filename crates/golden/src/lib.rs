@@ -3,13 +3,17 @@
 //!
 //! With `UPDATE_GOLDEN=1` in the environment the files are rewritten with what was printed: review the diff.
 
+#![allow(clippy::unwrap_used)] // Only tests call this: a script that cannot be read fails them.
+
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Runs every `.txt` file of `testdata/<folder>`, each with its own interpreter from `new`. The interpreter gets
-/// one command at a time and returns what it prints.
+/// Runs every `.txt` file of `testdata/<folder>` in the crate under test, each with its own interpreter from
+/// `new`. The interpreter gets one command at a time and returns what it prints.
 pub fn run<I: FnMut(&str) -> String>(folder: &str, new: impl Fn() -> I) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(folder);
+    // Set by cargo for the test that runs, so it names the crate under test and not this one.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
+    let folder = Path::new(&package).join("testdata").join(folder);
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
