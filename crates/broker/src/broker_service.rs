@@ -80,12 +80,18 @@ impl broker_server::Broker for BrokerService {
         let result = match self.readable(request.partition_id, request.stale).await {
             Err(ReadRefusal::NotLeader(n)) => R::NotLeader(n),
             Err(ReadRefusal::Refused(r)) => R::Refused(r),
-            Ok(replica) => match replica.reader.get(&request.key) {
+            Ok(replica) => match get(&replica, request.key).await {
                 Ok(record) => R::Found(pb::Found { record }),
                 Err(error) => R::Refused(refused(Reason::Storage, error.to_string())),
             },
         };
         Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
+    }
+
+    /// On a blocking thread: usually some microseconds, but fjall lets readers wait while it adds a table.
+    async fn get(replica: &Arc<Replica>, key: bytes::Bytes) -> std::io::Result<Option<v1::Record>> {
+        let reader = replica.reader.clone();
+        tokio::task::spawn_blocking(move || reader.get(&key)).await.map_err(std::io::Error::other)?
     }
 
     async fn list(

@@ -1,14 +1,15 @@
 //! Commits what partitions apply, all partitions together, on a thread of its own.
 //!
-//! A commit to fjall may wait: for the journal's lock, for a table being added, for fjall's own back-pressure. On its
-//! own thread it holds up nobody but those who wait for it. While one commit runs, the applies of all partitions
-//! gather, and the next commit takes them at once: under load one journal write serves many partitions.
+//! Reads and commits in fjall may wait: for the journal's lock, for a table being added (three syncs under a lock),
+//! for fjall's own back-pressure. On a thread of its own an apply holds up nobody but those who wait for it. While one
+//! commit runs, the applies of all partitions gather, and the next commit takes them at once: under load one journal
+//! write serves many partitions.
 
 use std::io;
 use std::thread::JoinHandle;
 
 use fjall::{Database, Keyspace, UserKey, UserValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::journal_syncer::JournalSyncer;
 use crate::metric_definitions::{APPLY_BATCH_PARTITIONS, APPLY_SECONDS};
@@ -35,15 +36,17 @@ impl Rows {
     }
 }
 
-struct Apply {
-    rows: Rows,
-    bytes: usize,
-    done: oneshot::Sender<io::Result<()>>,
+/// One partition's batch.
+pub(crate) trait Apply: Send {
+    /// Computes outcomes and adds the rows to write; about so many bytes.
+    fn stage(&mut self, rows: &mut Rows) -> io::Result<usize>;
+    /// The rows are committed, or will never be.
+    fn finish(self: Box<Self>, result: io::Result<()>);
 }
 
 /// The thread and the way to it.
 pub(crate) struct Applier {
-    queue: Option<mpsc::Sender<Apply>>,
+    queue: Option<mpsc::Sender<Box<dyn Apply>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -55,55 +58,74 @@ impl Applier {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Commits rows of about so many bytes atomically, not synced. Other partitions' rows may go with them.
-    pub(crate) async fn commit(&self, rows: Rows, bytes: usize) -> io::Result<()> {
-        let stopped = || io::Error::other("the state store has stopped; restart the broker");
-        let (done, committed) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(Apply { rows, bytes, done }).await.map_err(|_| stopped())?;
-        committed.await.map_err(|_| stopped())?
+    /// Hands a batch over; `false` when the applier has stopped.
+    pub(crate) async fn send(&self, apply: Box<dyn Apply>) -> bool {
+        match &self.queue {
+            Some(queue) => queue.send(apply).await.is_ok(),
+            None => false,
+        }
     }
 }
 
 impl Drop for Applier {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take() {
+        // The store's last owner can be a batch that nobody waits for any more: then this is the thread itself.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
             let _ = thread.join();
         }
     }
 }
 
-fn run(database: &Database, state: &Keyspace, syncer: &JournalSyncer, mut applies: mpsc::Receiver<Apply>) {
+fn run(
+    database: &Database,
+    state: &Keyspace,
+    syncer: &JournalSyncer,
+    mut applies: mpsc::Receiver<Box<dyn Apply>>,
+) {
     let seconds = metrics::histogram!(APPLY_SECONDS);
     let partitions = metrics::histogram!(APPLY_BATCH_PARTITIONS);
-    let mut waiting = Vec::with_capacity(APPLIES_MAX);
+    let mut staged = Vec::with_capacity(APPLIES_MAX);
     while let Some(first) = applies.blocking_recv() {
         let began = std::time::Instant::now();
-        let mut write = database.batch();
+        let mut rows = Rows::default();
         let mut bytes = 0;
         let mut next = Some(first);
-        while let Some(Apply { rows, bytes: more, done }) = next.take() {
-            bytes += more;
-            for (key, value) in rows.0 {
-                match value {
-                    Some(value) => write.insert(state, key, value),
-                    None => write.remove(state, key),
+        while let Some(mut apply) = next.take() {
+            let before = rows.0.len();
+            match apply.stage(&mut rows) {
+                Ok(more) => {
+                    bytes += more;
+                    staged.push(apply);
+                }
+                Err(error) => {
+                    rows.0.truncate(before);
+                    apply.finish(Err(error));
                 }
             }
-            waiting.push(done);
-            if waiting.len() < APPLIES_MAX && bytes < BYTES_MAX {
+            if staged.len() < APPLIES_MAX && bytes < BYTES_MAX {
                 next = applies.try_recv().ok();
+            }
+        }
+        let mut write = database.batch();
+        for (key, value) in rows.0 {
+            match value {
+                Some(value) => write.insert(state, key, value),
+                None => write.remove(state, key),
             }
         }
         let committed = write.commit().map_err(io_error);
         syncer.wrote(bytes);
         seconds.record(began.elapsed().as_secs_f64());
-        partitions.record(waiting.len() as f64);
-        for done in waiting.drain(..) {
+        partitions.record(staged.len() as f64);
+        for apply in staged.drain(..) {
             // `io::Error` cannot be cloned; who waits needs its kind and text.
-            let result = committed.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
-            let _ = done.send(result);
+            apply.finish(match &committed {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
         }
     }
 }

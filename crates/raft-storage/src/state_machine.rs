@@ -16,9 +16,9 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::applier::Rows;
+use crate::applier::{Apply, Rows};
 use crate::partition_reader::{PartitionReader, PartitionShared, encode_changes};
 use crate::records::{Rejection, StagedRecords, Written};
 use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
@@ -58,6 +58,13 @@ struct Batch {
 
 /// Applies the log of one partition.
 pub struct PartitionStateMachine {
+    /// `None` while the applier has it; for good when it stopped meanwhile.
+    state: Option<Box<PartitionState>>,
+    store: Arc<StoreInner>,
+}
+
+/// What a partition's next entry is applied to.
+struct PartitionState {
     store: Arc<StoreInner>,
     partition: GroupId,
     shared: Arc<PartitionShared>,
@@ -73,6 +80,79 @@ pub struct PartitionStateMachine {
 
 impl PartitionStateMachine {
     pub(crate) fn load(
+        store: Arc<StoreInner>,
+        partition: GroupId,
+        in_use: Arc<()>,
+    ) -> io::Result<(Self, PartitionReader)> {
+        let (state, reader) = PartitionState::load(Arc::clone(&store), partition, in_use)?;
+        Ok((Self { state: Some(Box::new(state)), store }, reader))
+    }
+
+    /// The state, unless an earlier write failed or was cut off.
+    fn usable(&mut self) -> io::Result<&mut PartitionState> {
+        let state = self.state.as_deref_mut().ok_or_else(stopped)?;
+        state.check_usable()?;
+        Ok(state)
+    }
+
+    /// Applies all entries, a batch at a time, and calls `answer` for each that has a responder once it is committed.
+    pub(crate) async fn apply_all<A, F>(
+        &mut self,
+        mut entries: impl Stream<Item = io::Result<(raft::Entry, Option<A>)>> + Unpin,
+        answer: F,
+    ) -> io::Result<()>
+    where
+        A: Send + 'static,
+        F: Fn(A, Outcome) + Clone + Send + 'static,
+    {
+        let mut ended = Ok(false);
+        while let Ok(false) = ended {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
+                match entries.next().await {
+                    Some(Ok((entry, responder))) => {
+                        if let EntryPayload::Normal(command) = &entry.payload {
+                            bytes += command.0.len();
+                        }
+                        batch.push((entry, responder));
+                        continue;
+                    }
+                    None => ended = Ok(true),
+                    Some(Err(error)) => ended = Err(error),
+                }
+                break;
+            }
+            self.apply_batch(batch, answer.clone()).await?;
+        }
+        ended.map(|_| ())
+    }
+
+    /// Lends the state to the applier, which stages and commits the entries and answers them.
+    async fn apply_batch<A, F>(&mut self, entries: Vec<(raft::Entry, Option<A>)>, answer: F) -> io::Result<()>
+    where
+        A: Send + 'static,
+        F: Fn(A, Outcome) + Send + 'static,
+    {
+        self.usable()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let state = self.state.take().ok_or_else(stopped)?;
+        let (done, committed) = oneshot::channel();
+        let answers = Vec::with_capacity(entries.len());
+        let apply = ApplyBatch { state, entries, answers, answer, done };
+        if !self.store.applier.send(Box::new(apply)).await {
+            return Err(stopped());
+        }
+        let (state, result) = committed.await.map_err(|_| stopped())?;
+        self.state = Some(state);
+        result
+    }
+}
+
+impl PartitionState {
+    fn load(
         store: Arc<StoreInner>,
         partition: GroupId,
         in_use: Arc<()>,
@@ -221,65 +301,10 @@ impl PartitionStateMachine {
         Ok(())
     }
 
-    /// Applies all entries, a batch at a time, and calls `answer` for each that has a responder once it is committed.
-    pub(crate) async fn apply_all<A>(
-        &mut self,
-        mut entries: impl Stream<Item = io::Result<(raft::Entry, Option<A>)>> + Unpin,
-        answer: impl Fn(A, Outcome),
-    ) -> io::Result<()> {
-        let mut ended = Ok(false);
-        while let Ok(false) = ended {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
-                match entries.next().await {
-                    Some(Ok((entry, responder))) => {
-                        if let EntryPayload::Normal(command) = &entry.payload {
-                            bytes += command.0.len();
-                        }
-                        batch.push((entry, responder));
-                        continue;
-                    }
-                    None => ended = Ok(true),
-                    Some(Err(error)) => ended = Err(error),
-                }
-                break;
-            }
-            self.apply_batch(batch, &answer).await?;
-        }
-        ended.map(|_| ())
-    }
-
-    /// Applies entries atomically, then answers.
-    async fn apply_batch<A>(
-        &mut self,
-        entries: Vec<(raft::Entry, Option<A>)>,
-        answer: impl Fn(A, Outcome),
-    ) -> io::Result<()> {
-        self.check_usable()?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        self.usable = false;
-        let mut batch = Batch::default();
-        let mut answers = Vec::with_capacity(entries.len());
-        for (entry, responder) in entries {
-            let outcome = self.stage(&mut batch, entry)?;
-            answers.extend(responder.map(|responder| (responder, outcome)));
-        }
-        self.commit(batch).await?;
-        self.usable = true;
-        self.publish();
-        answers.into_iter().for_each(|(responder, outcome)| answer(responder, outcome));
-        Ok(())
-    }
-
-    /// Writes what is staged, all or nothing.
-    async fn commit(&mut self, mut batch: Batch) -> io::Result<()> {
-        let store = Arc::clone(&self.store);
+    /// The rows of what is staged.
+    fn write_rows(&mut self, mut batch: Batch, write: &mut Rows) -> io::Result<()> {
         let scope = self.scope();
-        let mut write = Rows::default();
-        self.trim_changes(&mut batch, &mut write)?;
+        self.trim_changes(&mut batch, write)?;
         for (key, record) in batch.records.drain() {
             let key = scope.key(Kind::Record, &key);
             match record {
@@ -304,8 +329,7 @@ impl PartitionStateMachine {
         }
         self.row.applied = self.applied.as_ref().map(encode_log_id);
         write.insert(row_key(self.partition), self.row.encode_to_vec());
-        // Record and change have the value each.
-        store.apply(write, 2 * batch.bytes).await
+        Ok(())
     }
 
     /// Shows readers what was committed.
@@ -314,8 +338,9 @@ impl PartitionStateMachine {
         self.shared.applied.send_replace(self.applied.map_or(0, |id| id.index));
     }
 
-    fn snapshot_meta(&self) -> raft::SnapshotMeta {
-        raft::SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    fn raft_snapshot(&self) -> RaftSnapshot {
+        let meta = raft::SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        RaftSnapshot { meta, snapshot: self.view() }
     }
 
     fn view(&self) -> Snapshot {
@@ -377,13 +402,53 @@ impl PartitionStateMachine {
     }
 }
 
+/// One batch of one partition, on its way through the applier.
+struct ApplyBatch<A, F> {
+    state: Box<PartitionState>,
+    entries: Vec<(raft::Entry, Option<A>)>,
+    answers: Vec<(A, Outcome)>,
+    answer: F,
+    done: oneshot::Sender<(Box<PartitionState>, io::Result<()>)>,
+}
+
+impl<A: Send, F: Fn(A, Outcome) + Send> Apply for ApplyBatch<A, F> {
+    fn stage(&mut self, rows: &mut Rows) -> io::Result<usize> {
+        self.state.usable = false;
+        let mut batch = Batch::default();
+        for (entry, responder) in self.entries.drain(..) {
+            let outcome = self.state.stage(&mut batch, entry)?;
+            self.answers.extend(responder.map(|responder| (responder, outcome)));
+        }
+        // Record and change have the value each.
+        let bytes = 2 * batch.bytes;
+        self.state.write_rows(batch, rows)?;
+        Ok(bytes)
+    }
+
+    fn finish(mut self: Box<Self>, result: io::Result<()>) {
+        if result.is_ok() {
+            self.state.usable = true;
+            self.state.publish();
+            for (responder, outcome) in self.answers {
+                (self.answer)(responder, outcome);
+            }
+        }
+        // Nobody waits any more when openraft was shut down meanwhile.
+        let _ = self.done.send((self.state, result));
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the state store has stopped; restart the broker")
+}
+
 impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
     type SnapshotData = Snapshot;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<raft::LogId>, raft::StoredMembership), io::Error> {
-        self.check_usable()?;
-        Ok((self.applied, self.membership.clone()))
+        let state = self.usable()?;
+        Ok((state.applied, state.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
@@ -395,10 +460,8 @@ impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            store: Arc::clone(&self.store),
-            snapshot: Some(RaftSnapshot { meta: self.snapshot_meta(), snapshot: self.view() }),
-        }
+        let snapshot = self.usable().ok().map(|state| state.raft_snapshot());
+        SnapshotBuilder { store: Arc::clone(&self.store), snapshot }
     }
 
     async fn install_snapshot(
@@ -406,17 +469,15 @@ impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
         meta: &raft::SnapshotMeta,
         snapshot: Snapshot,
     ) -> Result<(), io::Error> {
-        self.check_usable()?;
-        let received = snapshot.into_received(&self.store, self.partition).await?;
-        self.go_live(meta, received).await
+        let store = Arc::clone(&self.store);
+        let state = self.usable()?;
+        let received = snapshot.into_received(&store, state.partition).await?;
+        state.go_live(meta, received).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        self.check_usable()?;
-        if self.applied.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(RaftSnapshot { meta: self.snapshot_meta(), snapshot: self.view() }))
+        let state = self.usable()?;
+        Ok(state.applied.is_some().then(|| state.raft_snapshot()))
     }
 }
 

@@ -5,7 +5,7 @@ mod commands;
 mod model;
 mod snapshots;
 
-use std::cell::RefCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use evenkeel_protocol::internal::v1::{self as internal, Outcome, outcome};
@@ -15,6 +15,7 @@ use evenkeel_protocol::v1::{
 };
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, Membership};
+use parking_lot::Mutex;
 use prost::Message;
 use tempfile::TempDir;
 
@@ -69,15 +70,15 @@ impl Partition {
     async fn apply_entries(&mut self, entries: Vec<raft::Entry>) -> Vec<Outcome> {
         let count = entries.len();
         self.next = entries.last().map_or(self.next, |last| last.log_id.index + 1);
-        let outcomes = RefCell::new(Vec::new());
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let answered = Arc::clone(&outcomes);
         let entries = entries.into_iter().enumerate().map(|(n, entry)| Ok((entry, Some(n))));
-        let answer = |n, outcome| {
-            assert_eq!(n, outcomes.borrow().len(), "answered in order");
-            outcomes.borrow_mut().push(outcome);
-        };
+        let answer = move |n, outcome| answered.lock().push((n, outcome));
         self.machine.apply_all(futures::stream::iter(entries), answer).await.unwrap();
-        assert_eq!(outcomes.borrow().len(), count, "every entry is answered");
-        outcomes.into_inner()
+        let outcomes = std::mem::take(&mut *outcomes.lock());
+        let order: Vec<usize> = outcomes.iter().map(|(n, _)| *n).collect();
+        assert_eq!(order, (0..count).collect::<Vec<_>>(), "every entry is answered, in order");
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
     async fn apply(&mut self, commands: &[&str]) -> Vec<String> {

@@ -25,7 +25,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistM
 use parking_lot::Mutex;
 use prost::Message;
 
-use crate::applier::{Applier, Rows};
+use crate::applier::Applier;
 use crate::generation_cleaner::GenerationCleaner;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::partition_reader::PartitionReader;
@@ -101,7 +101,7 @@ pub enum OpenPartitionError {
 pub(crate) struct StoreInner {
     // Before the database: dropping them stops their threads.
     pub cleaner: GenerationCleaner,
-    applier: Applier,
+    pub applier: Applier,
     pub database: Database,
     /// See [`crate::state_layout`].
     pub state: Keyspace,
@@ -221,11 +221,6 @@ impl StoreInner {
     /// Commits a batch at once, beside the applier. Not synced unless the batch says so. Blocks.
     pub(crate) fn commit(&self, write: OwnedWriteBatch) -> io::Result<()> {
         write.commit().map_err(io_error)
-    }
-
-    /// Commits what a partition applied, about so many bytes, together with what other partitions apply.
-    pub(crate) async fn apply(&self, rows: Rows, bytes: usize) -> io::Result<()> {
-        self.applier.commit(rows, bytes).await
     }
 
     /// Syncs what was written so far without making applies wait, before something that does. Blocks.
