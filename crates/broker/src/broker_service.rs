@@ -88,12 +88,6 @@ impl broker_server::Broker for BrokerService {
         Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
     }
 
-    /// On a blocking thread: usually some microseconds, but fjall lets readers wait while it adds a table.
-    async fn get(replica: &Arc<Replica>, key: bytes::Bytes) -> std::io::Result<Option<v1::Record>> {
-        let reader = replica.reader.clone();
-        tokio::task::spawn_blocking(move || reader.get(&key)).await.map_err(std::io::Error::other)?
-    }
-
     async fn list(
         &self,
         request: Request<pb::BrokerListRequest>,
@@ -164,6 +158,12 @@ impl BrokerService {
         }
         Ok(replica.clone())
     }
+}
+
+/// On a blocking thread: usually some microseconds, but fjall lets readers wait while it adds a table.
+async fn get(replica: &Arc<Replica>, key: bytes::Bytes) -> std::io::Result<Option<v1::Record>> {
+    let reader = replica.reader.clone();
+    tokio::task::spawn_blocking(move || reader.get(&key)).await.map_err(std::io::Error::other)?
 }
 
 async fn list(
