@@ -56,3 +56,20 @@ async fn a_returning_broker_catches_up_and_takes_nothing_back_by_itself() {
 async fn terms(cluster: &Cluster) -> BTreeMap<u32, (Option<u64>, u64)> {
     cluster.topology().await.partitions.iter().map(|p| (p.partition_id, (p.leader, p.term))).collect()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_gateway_dies_its_clients_go_on_through_another_one() {
+    let mut cluster = Cluster::start(Spec::new(3, 3).gateways(2)).await;
+    let client = cluster.client();
+    let load = Load::with_retries(&client, 3);
+    load.progress(100).await;
+    for gateway in [0, 1] {
+        cluster.gateways[gateway].kill();
+        load.progress(200).await;
+        cluster.gateways[gateway].restart();
+        cluster.wait_for_gateway(gateway, "all leaders", |topology| leaders(topology).len() == 3).await;
+    }
+    let ledger = load.stop().await;
+    ledger.assert_no_failures();
+    ledger.check(&client).await;
+}

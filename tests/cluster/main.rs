@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod bad_configuration;
+mod chaos;
 mod commands;
 mod dev_cluster;
 mod failover;

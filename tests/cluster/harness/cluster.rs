@@ -120,7 +120,8 @@ impl Cluster {
         self.wait_for_gateway(0, what, holds).await
     }
 
-    async fn wait_for_gateway(
+    /// Waits until this gateway sees this.
+    pub async fn wait_for_gateway(
         &self,
         gateway: usize,
         what: &str,

@@ -38,13 +38,21 @@ pub struct Load {
 /// What was acknowledged and what was not.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// By key: the number last acknowledged, and the number last sent.
-    pub keys: BTreeMap<String, (u64, u64)>,
+    pub keys: BTreeMap<String, KeyLedger>,
     pub failures: Vec<String>,
     pub acknowledged: u64,
     /// By partition, between two acknowledgements.
     pub longest_gap: BTreeMap<u32, Duration>,
     last_acknowledged: BTreeMap<u32, Instant>,
+}
+
+/// One key's writes; each writes a larger number than the one before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyLedger {
+    acknowledged_last: u64,
+    acknowledged_count: u64,
+    sent_last: u64,
+    sent_count: u64,
 }
 
 impl Load {
@@ -102,7 +110,9 @@ async fn write(way: Way, writer: u64, stop: Arc<AtomicBool>, acknowledged: Arc<A
             break;
         }
         let key = format!("load-{writer}-{}", number % KEYS_PER_WRITER);
-        ledger.keys.entry(key.clone()).or_default().1 = number;
+        let entry = ledger.keys.entry(key.clone()).or_default();
+        entry.sent_last = number;
+        entry.sent_count += 1;
         let result = match &way {
             Way::Client(client) => {
                 client.put(key.clone(), number.to_string(), None).await.map_err(|error| error.to_string())
@@ -118,7 +128,9 @@ async fn write(way: Way, writer: u64, stop: Arc<AtomicBool>, acknowledged: Arc<A
         };
         match result {
             Ok(put) => {
-                ledger.keys.entry(key).or_default().0 = number;
+                let entry = ledger.keys.entry(key).or_default();
+                entry.acknowledged_last = number;
+                entry.acknowledged_count += 1;
                 ledger.acknowledged += 1;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
                 let now = Instant::now();
@@ -135,13 +147,18 @@ async fn write(way: Way, writer: u64, stop: Arc<AtomicBool>, acknowledged: Arc<A
 }
 
 impl Ledger {
-    /// Reads every key: its value is the one acknowledged last, or a later one whose answer was lost.
+    /// Reads every key. Its value is the one acknowledged last, or a later one whose answer was lost; its version
+    /// says that every acknowledged write was applied, and none twice.
     pub async fn check(&self, client: &Client) {
-        for (key, (acknowledged, sent)) in &self.keys {
-            let record = client.get(key.clone(), Consistency::Linearizable).await.unwrap();
-            let value = record.map_or(0, |r| String::from_utf8_lossy(&r.value).parse::<u64>().unwrap());
-            let expected = *acknowledged..=*sent;
-            assert!(expected.contains(&value), "{key} is {value}, not one of {expected:?}");
+        for (key, entry) in &self.keys {
+            let record =
+                client.get(key.clone(), Consistency::Linearizable).await.unwrap().unwrap_or_default();
+            let value = String::from_utf8_lossy(&record.value).parse().unwrap_or(0);
+            let values = entry.acknowledged_last..=entry.sent_last;
+            assert!(values.contains(&value), "{key} is {value}, not one of {values:?}");
+            let versions = entry.acknowledged_count..=entry.sent_count;
+            let version = record.version;
+            assert!(versions.contains(&version), "{key} has version {version}, not one of {versions:?}");
         }
     }
 
