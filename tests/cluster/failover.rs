@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Cluster, Load, Spec, leaders, leads_per_broker, wait_until};
+use crate::harness::{Cluster, Load, PATIENT_STAGGER, Spec, leaders, leads_per_broker, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_a_broker_spreads_its_leaderships_over_the_others_and_loses_no_acknowledged_write() {
-    let mut cluster = Cluster::start(Spec::new(3, 12)).await;
+    let mut cluster = Cluster::start(Spec::new(3, 12).broker("raft.stagger", PATIENT_STAGGER)).await;
     cluster.wait_until_balanced().await;
     let client = cluster.client();
     let load = Load::with_retries(&client, 4);

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use crate::harness::{Cluster, Spec, leaders};
+use crate::harness::{Cluster, PATIENT_STAGGER, Spec, leaders};
 
 fn fixed(layout: &[&[&str]]) -> Value {
     let entry = |(index, nodes): (usize, &&[&str])| {
@@ -23,7 +23,7 @@ fn spec(layout: &[&[&str]]) -> Spec {
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_priorities_decide_who_leads_and_who_gets_leadership_back() {
     let layout: [&[&str]; 3] = [&["0=1", "1=7", "2=100"], &["2=9", "1=3", "0=2"], &["1=5", "0=4", "2=3"]];
-    let mut cluster = Cluster::start(spec(&layout)).await;
+    let mut cluster = Cluster::start(spec(&layout).broker("raft.stagger", PATIENT_STAGGER)).await;
     let expected = [(1, 2), (2, 2), (3, 1)].into();
     assert_eq!(leaders(&cluster.wait_until_balanced().await), expected);
     cluster.kill(2);

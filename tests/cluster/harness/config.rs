@@ -4,6 +4,10 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+/// `raft.stagger` for stories about who succeeds a dead leader: priorities are only a head start, which a machine with
+/// more to do than cores takes away.
+pub const PATIENT_STAGGER: &str = "500ms";
+
 /// A cluster to start.
 #[derive(Clone, Debug)]
 pub struct Spec {

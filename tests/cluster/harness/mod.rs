@@ -10,7 +10,7 @@ mod process;
 mod waiting;
 
 pub use cluster::{Cluster, leaders, leads_per_broker};
-pub use config::{ClusterPorts, Spec, set};
+pub use config::{ClusterPorts, PATIENT_STAGGER, Spec, set};
 pub use http::{Answer, http};
 pub use load::Load;
 pub use metrics::Scrape;
