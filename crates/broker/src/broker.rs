@@ -5,10 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
+use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
 use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
 use evenkeel_raft_storage::{
     DataDirectory, DataDirectoryError, LogOptions, OpenLogError, OpenPartitionError, OpenStoreError,
@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tonic::transport::server::TcpIncoming;
 
 use crate::broker_service::BrokerService;
-use crate::distribution::Replica as Member;
+use crate::distribution::{Distribution, Replica as Member};
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::handover::{Handover, Purpose};
@@ -37,7 +37,7 @@ use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
 use crate::raft_service::RaftService;
 use crate::replica::{Raft, Replica};
 use crate::replicas::Replicas;
-use crate::status::StatusHub;
+use crate::status::{Identity, StatusHub};
 use crate::step_down::Policy;
 use crate::stop::Stop;
 use crate::transfer::{FREEZE_MS_MAX, Limits};
@@ -118,19 +118,18 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     for replica in replicas.iter() {
         // Only the founding entry: nobody has led yet.
         let new = replica.raft_metrics().last_log_index.unwrap_or(0) == 0;
-        let rank = validated.distribution.rank_of(replica.partition, validated.node).unwrap_or(0);
-        elector.add(replica.partition, rank, new);
+        let rank = replica.members.iter().position(|m| m.node == replica.me).unwrap_or(0);
+        elector.add(replica.partition, u32::try_from(rank).unwrap_or(u32::MAX), new);
     }
     let handover = Handover { peers: peers.clone(), limits: limits(&options), policy: policy(&options) };
     let address = &validated.brokers[&validated.node];
     let cluster_size = u32::try_from(validated.brokers.len()).unwrap_or(u32::MAX);
-    let status = StatusHub::new(
-        &options,
-        address.host.clone(),
-        u32::from(address.port),
-        cluster_size,
-        replicas.clone(),
-    );
+    let identity = Identity {
+        host: address.host.clone(),
+        port: u32::from(address.port),
+        broker_uuid: data.broker_uuid().to_string(),
+    };
+    let status = StatusHub::new(&options, identity, cluster_size, replicas.clone());
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {
@@ -261,12 +260,10 @@ async fn start_replicas(
     let config = raft_config(options);
     let me = validated.node;
     let mut started = Vec::new();
-    for partition in validated.distribution.partitions_of(me) {
+    for (partition, members) in hosted(validated) {
         let group = partition.0;
         let (state_machine, reader) = store.partition(group)?;
         let mut log = log.group(group);
-        let mut members = validated.distribution.replicas(partition).to_vec();
-        members.sort_by_key(|m| std::cmp::Reverse(m.priority));
         found(&mut log, &members).await.map_err(|source| BrokerError::Found { partition: group, source })?;
         let network = Network { group, me, peers: peers.clone() };
         let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
@@ -274,6 +271,23 @@ async fn start_replicas(
         started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members)));
     }
     Ok(started)
+}
+
+/// The groups that this broker has a replica of, each with its whole replica set, highest priority first.
+fn hosted(validated: &Validated) -> Vec<(PartitionId, Vec<Member>)> {
+    let me = validated.node;
+    let nodes: Vec<NodeId> = validated.brokers.keys().copied().collect();
+    let system = (SYSTEM_GROUP, Distribution::system_group(&nodes));
+    let distribution = &validated.distribution;
+    let partitions = distribution.partitions().map(|p| (p, distribution.replicas(p).to_vec()));
+    let mut hosted: Vec<_> = std::iter::once(system)
+        .chain(partitions)
+        .filter(|(_, members)| members.iter().any(|m| m.node == me))
+        .collect();
+    for (_, members) in &mut hosted {
+        members.sort_by_key(|m| std::cmp::Reverse(m.priority));
+    }
+    hosted
 }
 
 /// Gives an empty log its first entry: the replica set. Every replica writes the same one, so any of them can stand

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_protocol::Position;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
 use evenkeel_protocol::v1;
+use evenkeel_protocol::{NodeId, Position};
 use evenkeel_raft_storage::{ChangesError, Command};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -143,7 +143,11 @@ impl broker_server::Broker for BrokerService {
             let detail = unknown_partition(request.partition_id).detail;
             return Ok(Response::new(pb::StepDownResponse { result, detail, ..Default::default() }));
         };
-        let response = self.handover.step_down(replica, request.term, Purpose::Rebalance).await;
+        let purpose = match &request.candidates[..] {
+            [] => Purpose::Rebalance,
+            candidates => Purpose::Plan(candidates.iter().copied().map(NodeId).collect()),
+        };
+        let response = self.handover.within(&request).step_down(replica, request.term, purpose).await;
         transfer_ended(response.result().as_str_name(), Duration::from_micros(response.frozen_us));
         Ok(Response::new(response))
     }

@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_protocol::{NodeId, PartitionId, Priority};
 
+/// Most voters of the system group: more would slow its writes and add little safety.
+pub const SYSTEM_REPLICAS_MAX: usize = 5;
+
 /// A broker's copy of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replica {
@@ -262,6 +265,18 @@ impl Distribution {
         self.replicas(partition).iter().find(|r| r.node == node).map(|r| r.priority)
     }
 
+    /// Who holds the system group, group 0: the first brokers by id, an odd number of them, at most
+    /// [`SYSTEM_REPLICAS_MAX`]; the lower the id, the higher the priority.
+    #[must_use]
+    pub fn system_group(nodes: &[NodeId]) -> Vec<Replica> {
+        let nodes: BTreeSet<NodeId> = nodes.iter().copied().collect();
+        let most = nodes.len().min(SYSTEM_REPLICAS_MAX);
+        // An even one more would make every majority larger and save no failure.
+        let count = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+        let priorities = (1..=count as u32).rev();
+        nodes.into_iter().zip(priorities).map(|(node, p)| Replica { node, priority: Priority(p) }).collect()
+    }
+
     /// How many replicas come before `node` in elections; 0 is the highest priority. Equal priorities rank in
     /// the order of the configuration, so ranks never collide.
     #[must_use]
@@ -358,6 +373,14 @@ mod tests {
 
     fn round_robin(n: u64, partitions: u32, replication_factor: u32) -> Distribution {
         Distribution::round_robin(&nodes(n), partitions, replication_factor).unwrap()
+    }
+
+    #[test]
+    fn the_system_group_has_an_odd_number_of_voters_up_to_five() {
+        let counts: Vec<usize> = (1..=7).map(|n| Distribution::system_group(&nodes(n)).len()).collect();
+        assert_eq!(counts, [1, 1, 3, 3, 5, 5, 5]);
+        let first = Distribution::system_group(&nodes(3))[0];
+        assert_eq!((first.node, first.priority), (NodeId(0), Priority(3)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
 use tokio::sync::OwnedRwLockWriteGuard;
 
+use crate::options::DURATION_MAX;
 use crate::peer::{Peer, Peers};
 use crate::replica::{RaftMetrics, Replica};
 use crate::step_down::{self, Choice, Policy, Reason, ReplicaView};
@@ -21,10 +22,12 @@ use crate::transfer::{Effect, Event, Limits, Outcome, Transfer, View};
 use crate::wire;
 
 /// Whom a hand-over looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The best replica above the leader.
     Rebalance,
+    /// The first of these that can: somebody else has made the plan.
+    Plan(Vec<NodeId>),
     /// The best other replica: the leader is about to stop.
     Shutdown,
 }
@@ -44,6 +47,19 @@ struct Attempt {
 }
 
 impl Handover {
+    /// With the limits that a request sets for itself.
+    pub fn within(&self, request: &pb::StepDownRequest) -> Self {
+        let mut own = self.clone();
+        if let Some(bytes) = request.lag_bytes_max {
+            own.limits.lag_bytes_max = bytes;
+            own.policy.lag_bytes_max = bytes;
+        }
+        let bounded = |ms: u64| Duration::from_millis(ms).min(DURATION_MAX);
+        own.limits.catch_up = request.catch_up_ms.map_or(own.limits.catch_up, bounded);
+        own.limits.leader_wait = request.leader_wait_ms.map_or(own.limits.leader_wait, bounded);
+        own
+    }
+
     /// Hands the partition over if this replica leads it (in `term`, unless that is 0) and somebody better can.
     pub async fn step_down(&self, replica: &Replica, term: u64, purpose: Purpose) -> pb::StepDownResponse {
         let primary = step_down_primary(replica);
@@ -80,6 +96,10 @@ impl Handover {
         let choice = match purpose {
             Purpose::Rebalance => step_down::choose(replica.partition, replica.me, &views, &self.policy),
             Purpose::Shutdown => step_down::successor(replica.partition, replica.me, &views, &self.policy),
+            Purpose::Plan(candidates) => match planned(replica, candidates) {
+                Ok(candidates) => Choice::Candidates(candidates),
+                Err((result, detail)) => return answer(result, detail),
+            },
         };
         let candidates = match choice {
             Choice::Stay => {
@@ -238,6 +258,22 @@ async fn ask_to_stand(peer: &Arc<Peer>, replica: &Replica, term: u64, patience: 
         // It may have arrived all the same: only the term tells.
         Ok(Err(_)) | Err(_) => Event::StandAccepted,
     })
+}
+
+/// The plan's candidates that this partition has. Whether they can lead, each attempt finds out.
+fn planned(replica: &Replica, candidates: Vec<NodeId>) -> Result<Vec<NodeId>, (Code, String)> {
+    let (partition, me) = (replica.partition, replica.me);
+    if candidates.first() == Some(&me) {
+        return Err((Code::AlreadyLeader, format!("broker {me} leads partition {partition}, as planned")));
+    }
+    let held = |node: &NodeId| *node != me && replica.members.iter().any(|m| m.node == *node);
+    let members: Vec<NodeId> = candidates.iter().copied().filter(held).collect();
+    if members.is_empty() {
+        let asked: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+        let detail = format!("partition {partition} has no replica on broker {}", asked.join(" or "));
+        return Err((Code::NotMember, detail));
+    }
+    Ok(members)
 }
 
 fn step_down_primary(replica: &Replica) -> Option<NodeId> {

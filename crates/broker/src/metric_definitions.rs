@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use evenkeel_protocol::NodeId;
+use evenkeel_protocol::{NodeId, SYSTEM_GROUP};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 
 /// Every partition metric carries it, as in Zeebe.
 const GROUP_NAME: &str = "raft-partition";
+/// The system group is no partition, and Zeebe's dashboard must not count it as one.
+const SYSTEM_GROUP_NAME: &str = "system";
 
 const LATENCY_SECONDS: &[f64] =
     &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
@@ -116,7 +118,8 @@ fn describe() {
 }
 
 fn partition_labels(partition: u32) -> [(&'static str, String); 2] {
-    [("partitionGroupName", GROUP_NAME.to_owned()), ("partition", partition.to_string())]
+    let name = if partition == SYSTEM_GROUP.0 { SYSTEM_GROUP_NAME } else { GROUP_NAME };
+    [("partitionGroupName", name.to_owned()), ("partition", partition.to_string())]
 }
 
 /// One leader's counters for one follower; handles are looked up once.

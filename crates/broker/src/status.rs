@@ -25,6 +25,13 @@ const LAG_INTERVAL_MS: u64 = 1_000;
 /// Changes that come together are pushed together.
 const SETTLE_MS: u64 = 1;
 
+/// How gateways and people know this broker.
+pub struct Identity {
+    pub host: String,
+    pub port: u32,
+    pub broker_uuid: String,
+}
+
 /// Cheap handle.
 #[derive(Clone)]
 pub struct StatusHub(Arc<Inner>);
@@ -38,8 +45,10 @@ struct Inner {
 }
 
 impl StatusHub {
-    pub fn new(options: &Options, host: String, port: u32, cluster_size: u32, replicas: Replicas) -> Self {
+    pub fn new(options: &Options, identity: Identity, cluster_size: u32, replicas: Replicas) -> Self {
+        let Identity { host, port, broker_uuid } = identity;
         let base = pb::BrokerStatus {
+            broker_uuid,
             node_id: options.cluster.node_id,
             cluster_id: options.cluster.id.clone(),
             host,
@@ -227,6 +236,7 @@ fn replica_status(replica: &Replica) -> pb::ReplicaStatus {
         commit_index: metrics.local_committed.map_or(0, |id| id.index()),
         applied_index: metrics.last_applied.map_or(0, |id| id.index()),
         followers,
+        records: replica.reader.records_count(),
         replicas: members
             .map(|m| pb::ReplicaPriority { node_id: m.node.0, priority: m.priority.0 })
             .collect(),

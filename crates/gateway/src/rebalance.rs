@@ -116,7 +116,7 @@ pub(crate) fn result_of(answer: StepDown) -> (PartitionResult, Option<&'static s
         StepDown::ReplicationTimedOut => (PartitionResult::ReplicationTimedOut, None),
         StepDown::TimeoutNowExhausted => (PartitionResult::TimeoutNowExhausted, None),
         StepDown::NotLeader | StepDown::LeaderChanged => (PartitionResult::LeaderChanged, None),
-        StepDown::UnknownPartition => (PartitionResult::NotMember, None),
+        StepDown::UnknownPartition | StepDown::NotMember => (PartitionResult::NotMember, None),
         StepDown::PriorityElectionDisabled => {
             (PartitionResult::Cancelled, Some("PRIORITY_ELECTION_DISABLED"))
         }

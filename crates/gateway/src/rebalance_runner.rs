@@ -178,7 +178,7 @@ impl Rebalancer {
             return ended(PartitionResult::Unreachable, partition, "its leader is not in cluster.brokers");
         };
         let term = partition.leader.map_or(0, |(_, epoch)| epoch.term);
-        let request = StepDownRequest { partition_id: partition.partition.0, term };
+        let request = StepDownRequest { partition_id: partition.partition.0, term, ..Default::default() };
         match timeout(STEP_DOWN_TIMEOUT, link.client().step_down(request)).await {
             Err(_) => ended(PartitionResult::NoResponse, partition, "its leader did not answer in time"),
             Ok(Err(status)) => {

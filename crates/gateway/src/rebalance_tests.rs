@@ -26,6 +26,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
                 replicas: Vec::new(),
             })
             .collect(),
+        system: None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_protocol::internal::v1::{BrokerStatus, ReplicaPriority, ReplicaStatus};
 use evenkeel_protocol::v1::{Health, Role};
-use evenkeel_protocol::{Epoch, NodeId, PartitionId};
+use evenkeel_protocol::{Epoch, NodeId, PartitionId, SYSTEM_GROUP};
 
 use crate::options::Contact;
 
@@ -141,15 +141,20 @@ pub struct Topology {
     pub brokers: Vec<BrokerView>,
     /// In order of id, all of 1..=`partitions_count`.
     pub partitions: Vec<PartitionView>,
+    /// The system group: routed to like a partition, shown as none.
+    pub system: Option<PartitionView>,
 }
 
 /// A published [`Topology`].
 pub type SharedTopology = Arc<Topology>;
 
 impl Topology {
-    /// The partition, when the cluster has it.
+    /// The partition, when the cluster has it, or the system group.
     #[must_use]
     pub fn partition(&self, id: PartitionId) -> Option<&PartitionView> {
+        if id == SYSTEM_GROUP {
+            return self.system.as_ref();
+        }
         self.partitions.get((id.0 as usize).checked_sub(1)?)
     }
 
@@ -269,7 +274,7 @@ impl ClusterState {
         let reachable: Vec<&Known> = self.brokers.values().filter(|known| known.is_reachable(now)).collect();
         let newest =
             reachable.iter().copied().chain(self.brokers.values()).find_map(|known| known.status.as_ref());
-        let partitions = self.partition_views(now);
+        let (system, partitions) = self.group_views(now);
         let brokers =
             self.brokers.values().map(|known| self.broker_view(known, now, &partitions)).collect::<Vec<_>>();
         Topology {
@@ -281,11 +286,13 @@ impl ClusterState {
                 .any(|known| known.status.as_ref().is_some_and(|status| status.priority_election)),
             brokers,
             partitions: partitions.into_iter().map(|merged| merged.view).collect(),
+            system: Some(system.view).filter(|view| !view.replicas.is_empty()),
         }
     }
 
-    fn partition_views(&self, now: Instant) -> Vec<MergedPartition> {
-        let mut merged: Vec<MergedPartition> = (1..=self.partitions_count)
+    /// The system group, and all partitions in order.
+    fn group_views(&self, now: Instant) -> (MergedPartition, Vec<MergedPartition>) {
+        let mut merged: Vec<MergedPartition> = (SYSTEM_GROUP.0..=self.partitions_count)
             .map(|id| MergedPartition {
                 view: PartitionView {
                     id: PartitionId(id),
@@ -302,11 +309,7 @@ impl ClusterState {
             let Some(status) = &known.status else { continue };
             let reachable = known.is_reachable(now);
             for replica in &status.replicas {
-                let Some(partition) =
-                    (replica.partition_id as usize).checked_sub(1).and_then(|i| merged.get_mut(i))
-                else {
-                    continue;
-                };
+                let Some(partition) = merged.get_mut(replica.partition_id as usize) else { continue };
                 let leads = reachable
                     && replica.role == Role::Leader as i32
                     && partition.view.epoch == Some(Epoch { term: replica.term, node: *node });
@@ -329,7 +332,8 @@ impl ClusterState {
             partition.view.replicas =
                 partition.replica_sets.iter().map(|replica| NodeId(replica.node_id)).collect();
         }
-        merged
+        let partitions = merged.split_off(1);
+        (merged.remove(0), partitions)
     }
 
     fn broker_view(&self, known: &Known, now: Instant, partitions: &[MergedPartition]) -> BrokerView {

@@ -30,8 +30,24 @@ fn raw_status(node: u64, role: Role, term: u64) -> BrokerStatus {
             replicas: (0..3).map(|id| ReplicaPriority { node_id: id, priority: 3 - id as u32 }).collect(),
             ..ReplicaStatus::default()
         }],
-        draining: false,
+        ..BrokerStatus::default()
     }
+}
+
+#[test]
+fn the_system_group_is_routed_to_and_not_shown() {
+    let now = Instant::now();
+    let mut state = ClusterState::new(&contacts());
+    let mut status = raw_status(1, Role::Leader, 3);
+    let mut system = status.replicas[0].clone();
+    system.partition_id = 0;
+    status.replicas.push(system);
+    state.apply(Event::Status(Box::new(status)), now).unwrap();
+    let view = state.view(now);
+    assert_eq!(view.partition(SYSTEM_GROUP).and_then(|group| group.leader), Some(NodeId(1)));
+    let shown: Vec<PartitionId> = view.partitions.iter().map(|p| p.id).collect();
+    assert_eq!(shown, [PartitionId(1)]);
+    assert!(view.brokers.iter().flat_map(|b| &b.replicas).all(|r| r.partition == PartitionId(1)));
 }
 
 fn leader_after(events: &[Event]) -> Option<NodeId> {

@@ -42,6 +42,9 @@ newtype!(
     Position(u64)
 );
 
+/// The group that keeps the cluster's own state: ownership, rebalance runs. Its id is no partition's.
+pub const SYSTEM_GROUP: PartitionId = PartitionId(0);
+
 /// A leadership, and its fencing token. Both parts are needed: two nodes may lead in one term, at different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {

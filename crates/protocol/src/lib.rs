@@ -5,7 +5,7 @@
 mod ids;
 mod routing;
 
-pub use ids::{Epoch, NodeId, PartitionId, Position, Priority};
+pub use ids::{Epoch, NodeId, PartitionId, Position, Priority, SYSTEM_GROUP};
 pub use routing::partition_of;
 
 /// The public data and cluster interface, `evenkeel.v1`.

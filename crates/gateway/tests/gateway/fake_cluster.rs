@@ -223,7 +223,7 @@ impl FakeCluster {
                 cluster_size: BROKERS as u32,
                 priority_election: state.priority_election,
                 replicas: replicas.collect(),
-                draining: false,
+                ..pb::BrokerStatus::default()
             });
         }
     }
