@@ -14,6 +14,7 @@ mod limits;
 mod list;
 mod metric_definitions;
 mod options;
+pub mod planner;
 mod reads;
 mod rebalance;
 mod rebalance_runner;
