@@ -1,6 +1,6 @@
 //! What an operator's dashboard shows.
 
-use crate::harness::{Cluster, Scrape, Spec, leaders, wait_until};
+use crate::harness::{Cluster, PARTITIONS, Scrape, Spec, leaders, wait_until};
 
 const WRITES: u64 = 60;
 const VALUE_BYTES: u64 = 500;
@@ -51,8 +51,7 @@ async fn every_metric_of_zeebes_dashboard_is_there() {
     })
     .await;
     let scrape = cluster.scrape_broker(1).await.unwrap();
-    let labelled =
-        scrape.values("atomix_role", &[("partitionGroupName", "raft-partition"), ("partition", "1")]);
+    let labelled = scrape.values("atomix_role", &[PARTITIONS[0], ("partition", "1")]);
     assert_eq!(labelled.len(), 1);
 }
 
@@ -85,7 +84,12 @@ async fn counters_and_indexes_match_what_was_written() {
             expect(appends, 1, 100_000, "appends timed")?;
         }
         // Counted once a second: entries from just before may come in late.
-        expect(grown("atomix_commit_entries_rate_total", &[]), WRITES, WRITES + 2, "entries committed")?;
+        expect(
+            grown("atomix_commit_entries_rate_total", &PARTITIONS),
+            WRITES,
+            WRITES + 2,
+            "entries committed",
+        )?;
         let sent = grown("atomix_raft_messages_send_total", &[("type", "AppendRequest")]);
         expect(sent, 2, 100_000, "append requests sent")
     })
@@ -93,12 +97,22 @@ async fn counters_and_indexes_match_what_was_written() {
     for node in 0..3 {
         wait_until(&format!("broker {node} to show the last position"), async || {
             let scrape = cluster.scrape_broker(node).await?;
-            expect(scrape.sum("atomix_partition_raft_append_index", &[]), last, last, "append index")?;
-            expect(scrape.sum("atomix_partition_raft_commit_index", &[]), last, last, "commit index")?;
-            expect(scrape.sum("atomix_non_committed_entries", &[]), 0, 0, "entries not committed")?;
-            expect(scrape.sum("evenkeel_partition_records", &[]), 2, 2, "records")?;
-            expect(scrape.sum("zeebe_health", &[]), 1, 1, "health")?;
-            expect(scrape.sum("atomix_role", &[]), if node == 0 { 3 } else { 1 }, 3, "role")
+            expect(
+                scrape.sum("atomix_partition_raft_append_index", &PARTITIONS),
+                last,
+                last,
+                "append index",
+            )?;
+            expect(
+                scrape.sum("atomix_partition_raft_commit_index", &PARTITIONS),
+                last,
+                last,
+                "commit index",
+            )?;
+            expect(scrape.sum("atomix_non_committed_entries", &PARTITIONS), 0, 0, "entries not committed")?;
+            expect(scrape.sum("evenkeel_partition_records", &PARTITIONS), 2, 2, "records")?;
+            expect(scrape.sum("zeebe_health", &PARTITIONS), 1, 1, "health")?;
+            expect(scrape.sum("atomix_role", &PARTITIONS), if node == 0 { 3 } else { 1 }, 3, "role")
         })
         .await;
     }

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::config::{ClusterPorts, Spec};
 use super::http::{Answer, http};
-use super::metrics::Scrape;
+use super::metrics::{PARTITIONS, Scrape};
 use super::ports::reserve_ports;
 use super::process::Process;
 use super::waiting::wait_until;
@@ -146,7 +146,7 @@ impl Cluster {
             let node = usize::try_from(broker.node_id).unwrap();
             wait_until(&format!("broker {node} to hear all of its leaders"), async || {
                 let committed =
-                    self.scrape_broker(node).await?.values("atomix_partition_raft_commit_index", &[]);
+                    self.scrape_broker(node).await?.values("atomix_partition_raft_commit_index", &PARTITIONS);
                 let heard = committed.iter().filter(|index| **index >= 1.0).count();
                 if heard == broker.replicas.len() { Ok(()) } else { Err(format!("{committed:?}")) }
             })

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Leaves out the system group, which brokers host beside their partitions.
+pub const PARTITIONS: [(&str, &str); 1] = [("partitionGroupName", "raft-partition")];
+
 /// One scrape of one process.
 #[derive(Clone, Debug)]
 pub struct Scrape {

@@ -13,7 +13,7 @@ pub use cluster::{Cluster, leaders, leads_per_broker};
 pub use config::{ClusterPorts, PATIENT_STAGGER, Spec, set};
 pub use http::{Answer, http};
 pub use load::Load;
-pub use metrics::Scrape;
+pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;
 pub use process::{Process, evenkeel};
 pub use waiting::{PATIENCE, wait_until};
