@@ -171,16 +171,16 @@ impl Search {
         let mut reached: Vec<Option<(usize, usize, u64)>> = vec![None; self.brokers];
         let mut queue = VecDeque::new();
         let excess = self.owned[giver] - self.optimal;
-        for next in 0..self.brokers {
+        for (next, first) in reached.iter_mut().enumerate() {
             if let Some((weight, partition)) = self.about(giver, next, excess, true) {
-                reached[next] = Some((giver, partition, weight));
+                *first = Some((giver, partition, weight));
                 queue.push_back(next);
             }
         }
         while let Some(broker) = queue.pop_front() {
             let Some((_, _, got)) = reached[broker] else { continue };
-            for next in 0..self.brokers {
-                if next == giver || reached[next].is_some() {
+            for next in (0..self.brokers).filter(|next| *next != giver) {
+                if reached[next].is_some() {
                     continue;
                 }
                 let Some((weight, partition)) = self.about(broker, next, got, false) else { continue };

@@ -50,7 +50,7 @@ proptest! {
     #[test]
     fn a_second_plan_is_empty(cluster in clusters(1..7, 0..20), request in requests()) {
         let first = plan(&cluster, &request);
-        let mut after = cluster.clone();
+        let mut after = cluster;
         carry_out(&mut after, &first.transfers);
         let second = plan(&after, &request);
         prop_assert!(second.is_empty(), "first {:?}\nthen {:?}", first.transfers, second.transfers);

@@ -76,7 +76,7 @@ proptest! {
         let cluster = everywhere(brokers, &partitions);
         let plan = plan(&cluster, &request());
         check(&cluster, &plan, 0);
-        let mut after = cluster.clone();
+        let mut after = cluster;
         carry_out(&mut after, &plan.transfers);
         let mut smallest: BTreeMap<NodeId, u64> = BTreeMap::new();
         for partition in after.partitions.iter().filter(|partition| partition.records > 0) {

@@ -14,7 +14,9 @@ fn scattered(brokers: u64, partitions: u32) -> ClusterView {
         let i = i as u64;
         let first = i * 7 % brokers;
         let second = (first + 1 + i * 13 % (brokers - 2)) % brokers;
-        let third = (0..brokers).find(|node| ![first, second].contains(node) && (node + i) % 5 == 0).unwrap();
+        let third = (0..brokers)
+            .find(|node| ![first, second].contains(node) && (node + i).is_multiple_of(5))
+            .unwrap();
         let mut nodes = [first, second, third];
         nodes.sort_unstable();
         let replicas = nodes.iter().zip([1, 3, 2]).map(|(node, priority)| replica(*node, priority)).collect();

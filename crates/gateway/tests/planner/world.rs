@@ -181,62 +181,51 @@ pub fn clusters(
     brokers: std::ops::Range<usize>,
     partitions: std::ops::Range<usize>,
 ) -> impl Strategy<Value = ClusterView> {
-    let brokers =
-        proptest::collection::vec((prop::bool::weighted(0.85), prop::bool::weighted(0.15)), brokers);
-    brokers.prop_flat_map(move |brokers| {
-        let count = brokers.len();
-        let lag = prop_oneof![4 => Just(Some(0)), 1 => Just(None), 2 => (0_u64..16 << 20).prop_map(Some)];
-        let replica = (prop::bool::weighted(0.9), prop::bool::weighted(0.9), lag, 1_u32..6);
-        let one = (
-            Just((0..count as u64).collect::<Vec<u64>>()).prop_shuffle(),
-            proptest::collection::vec(replica, 1..4),
-            proptest::option::weighted(0.95, 0_usize..4),
-            0_u64..300,
-            prop::bool::weighted(0.95),
-        );
-        let partitions = proptest::collection::vec(one, partitions.clone());
-        (Just(brokers), partitions).prop_map(|(brokers, partitions)| {
-            let broker = |(node, (healthy, drained)): (usize, (bool, bool))| BrokerState {
-                node: NodeId(node as u64),
-                healthy,
-                drained,
-            };
-            let partition = |(i, (nodes, states, leader, records, priority_election)): (
-                usize,
-                (Vec<u64>, Vec<_>, Option<usize>, u64, bool),
-            )| {
-                let replica =
-                    |(node, (voter, reachable, lag, priority)): (u64, (bool, bool, Option<u64>, u32))| {
-                        ReplicaState {
-                            node: NodeId(node),
-                            priority: Priority(priority),
-                            voter,
-                            reachable,
-                            lag_entries: lag.map(|bytes| bytes / 100),
-                            lag_bytes: lag,
-                        }
-                    };
-                let mut replicas: Vec<ReplicaState> = nodes.into_iter().zip(states).map(replica).collect();
-                let at = leader.map(|at| at % replicas.len());
-                if let Some(at) = at {
-                    let leader = &mut replicas[at];
-                    (leader.voter, leader.reachable) = (true, true);
-                    (leader.lag_entries, leader.lag_bytes) = (Some(0), Some(0));
-                }
-                PartitionState {
-                    id: PartitionId(i as u32 + 1),
-                    leader: at.map(|at| replicas[at].node),
-                    term: 3,
-                    records,
-                    replicas,
-                    priority_election,
-                }
-            };
-            ClusterView {
-                brokers: brokers.into_iter().enumerate().map(broker).collect(),
-                partitions: partitions.into_iter().enumerate().map(partition).collect(),
-                paused: false,
+    let broker = (prop::bool::weighted(0.85), prop::bool::weighted(0.15))
+        .prop_map(|(healthy, drained)| BrokerState { node: NodeId(0), healthy, drained });
+    proptest::collection::vec(broker, brokers).prop_flat_map(move |mut brokers| {
+        for (node, broker) in brokers.iter_mut().enumerate() {
+            broker.node = NodeId(node as u64);
+        }
+        let partitions = proptest::collection::vec(any_partition(brokers.len() as u64), partitions.clone());
+        (Just(brokers), partitions).prop_map(|(brokers, mut partitions)| {
+            for (i, partition) in partitions.iter_mut().enumerate() {
+                partition.id = PartitionId(i as u32 + 1);
             }
+            ClusterView { brokers, partitions, paused: false }
         })
     })
+}
+
+fn any_partition(brokers: u64) -> impl Strategy<Value = PartitionState> {
+    let nodes = Just((0..brokers).collect::<Vec<u64>>()).prop_shuffle();
+    let replicas = (nodes, proptest::collection::vec(any_replica(), 1..4)).prop_map(|(nodes, replicas)| {
+        let placed = nodes.into_iter().zip(replicas);
+        placed.map(|(node, replica)| ReplicaState { node: NodeId(node), ..replica }).collect::<Vec<_>>()
+    });
+    let leader = proptest::option::weighted(0.95, 0_usize..4);
+    (replicas, leader, 0_u64..300, prop::bool::weighted(0.95)).prop_map(
+        |(mut replicas, leader, records, priority_election)| {
+            let at = leader.map(|at| at % replicas.len());
+            if let Some(at) = at {
+                let of_leader = replica(replicas[at].node.0, replicas[at].priority.0);
+                replicas[at] = of_leader;
+            }
+            let leader = at.map(|at| replicas[at].node);
+            PartitionState { id: PartitionId(0), leader, term: 3, records, replicas, priority_election }
+        },
+    )
+}
+
+fn any_replica() -> impl Strategy<Value = ReplicaState> {
+    let lag = prop_oneof![4 => Just(Some(0)), 1 => Just(None), 2 => (0_u64..16 << 20).prop_map(Some)];
+    (prop::bool::weighted(0.9), prop::bool::weighted(0.9), lag, 1_u32..6).prop_map(
+        |(voter, reachable, lag, priority)| ReplicaState {
+            voter,
+            reachable,
+            lag_entries: lag.map(|bytes| bytes / 100),
+            lag_bytes: lag,
+            ..replica(0, priority)
+        },
+    )
 }
