@@ -4,23 +4,23 @@ use std::time::Instant;
 
 use evenkeel_gateway::planner::{ClusterView, PlanRequest, Policy, REPLICATION_LAG_BYTES_MAX, plan};
 use evenkeel_protocol::NodeId;
+use rand::rngs::StdRng;
+use rand::seq::{IteratorRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
 
 use crate::world::{carry_out, check, partition, replica, round_robin};
 
-/// Replicas all over the place, leaders on half the brokers only.
+/// Replicas all over the place, leaders mostly on half the brokers.
 fn scattered(brokers: u64, partitions: u32) -> ClusterView {
+    let mut random = StdRng::seed_from_u64(7);
     let mut cluster = round_robin(brokers, partitions, 3, 0);
-    for (i, state) in cluster.partitions.iter_mut().enumerate() {
-        let i = i as u64;
-        let first = i * 7 % brokers;
-        let second = (first + 1 + i * 13 % (brokers - 2)) % brokers;
-        let third = (0..brokers)
-            .find(|node| ![first, second].contains(node) && (node + i).is_multiple_of(5))
-            .unwrap();
-        let mut nodes = [first, second, third];
+    for state in &mut cluster.partitions {
+        let mut nodes: Vec<u64> = (0..brokers).choose_multiple(&mut random, 3);
         nodes.sort_unstable();
-        let replicas = nodes.iter().zip([1, 3, 2]).map(|(node, priority)| replica(*node, priority)).collect();
-        *state = partition(state.id.0, nodes[0], 500 + i * 37 % 1000, replicas);
+        let leader = nodes[0];
+        nodes.shuffle(&mut random);
+        let replicas = nodes.into_iter().zip(1..).map(|(node, priority)| replica(node, priority)).collect();
+        *state = partition(state.id.0, leader, random.random_range(0..2000), replicas);
     }
     cluster
 }
