@@ -3,6 +3,7 @@
 //! Knows openraft's storage traits and the disk; knows no network. See [`types`] for what the log carries.
 
 mod applier;
+mod background_priority;
 pub mod data_directory;
 pub mod disk;
 pub mod faulty_disk;

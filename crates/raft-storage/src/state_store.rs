@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use crate::applier::Applier;
+use crate::background_priority;
 use crate::generation_cleaner::GenerationCleaner;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::partition_reader::PartitionReader;
@@ -241,6 +242,7 @@ fn open_database(path: &Path, options: &StoreOptions) -> fjall::Result<(Database
         .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
         .worker_threads(options.worker_threads.max(1))
         .open()?;
+    background_priority::lower_fjall_threads(options.worker_threads.max(1));
     let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let state = database.keyspace("state", create)?;
     Ok((database, state))
