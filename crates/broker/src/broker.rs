@@ -138,6 +138,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
     background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
     background.spawn(status.clone().run(stop.clone()));
+    background.spawn(monitoring::keep_up(prometheus.clone(), stop.clone()));
     for replica in replicas.iter() {
         background.spawn(status.clone().follow(replica.clone()));
     }

@@ -1,5 +1,7 @@
 //! The broker's monitoring port: metrics and health.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,6 +14,8 @@ use tokio::net::TcpListener;
 use crate::status::StatusHub;
 use crate::stop::Stop;
 
+const UPKEEP_MS: u64 = 5_000;
+
 #[derive(Clone)]
 struct Monitoring {
     status: StatusHub,
@@ -19,12 +23,7 @@ struct Monitoring {
 }
 
 /// Serves until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    status: StatusHub,
-    prometheus: PrometheusHandle,
-    mut stop: Stop,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, status: StatusHub, prometheus: PrometheusHandle, mut stop: Stop) {
     let state = Monitoring { status, prometheus };
     let routes = Router::new()
         .route("/actuator/prometheus", get(metrics))
@@ -35,10 +34,17 @@ pub async fn serve(
         .route("/actuator/health/startup", get(up))
         .fallback(no_such_page)
         .with_state(state);
-    let stopped = async move {
-        stop.requested().await;
-    };
-    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+    evenkeel_http_server::serve(listener, routes, stop.requested()).await;
+}
+
+/// Takes samples out of the histograms' queues, which grow for as long as nobody scrapes.
+pub async fn keep_up(prometheus: PrometheusHandle, mut stop: Stop) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(UPKEEP_MS)) => prometheus.run_upkeep(),
+            () = stop.requested() => return,
+        }
+    }
 }
 
 async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {

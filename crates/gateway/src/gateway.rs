@@ -26,8 +26,8 @@ use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
 use crate::records::RecordsService;
 use crate::topology::{SharedTopology, Topology};
+use crate::topology_feed;
 use crate::writes::Router;
-use crate::{http_server, topology_feed};
 
 /// How long requests under way may take once the gateway is asked to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -194,15 +194,19 @@ impl Gateway {
         let state = HttpState { topology, rebalancer, prometheus, stopping: stopping.clone() };
         let mut servers = JoinSet::new();
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
-        let api_server = http_server::serve(api, api_routes(state.clone()), stopping.clone());
+        let api_server =
+            evenkeel_http_server::serve(api, api_routes(state.clone()), stopping.clone().cancelled_owned());
         servers.spawn(async {
             api_server.await;
             Ok(())
         });
         // Health and metrics are shown until everything else has drained.
         let drained_all = CancellationToken::new();
-        let monitoring_server =
-            tokio::spawn(http_server::serve(monitoring, monitoring_routes(state), drained_all.clone()));
+        let monitoring_server = tokio::spawn(evenkeel_http_server::serve(
+            monitoring,
+            monitoring_routes(state),
+            drained_all.clone().cancelled_owned(),
+        ));
 
         let early = tokio::select! {
             () = shutdown => None,

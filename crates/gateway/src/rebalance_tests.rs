@@ -13,6 +13,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
             host: "b".into(),
             port: 1,
             version: String::new(),
+            uuid: String::new(),
             reachable: true,
             replicas: Vec::new(),
         }],
@@ -24,6 +25,8 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
                 epoch: leader.map(|node| Epoch { term: 4, node: NodeId(node) }),
                 primary: primary.map(NodeId),
                 replicas: Vec::new(),
+                records: 0,
+                counted: true,
             })
             .collect(),
         system: None,

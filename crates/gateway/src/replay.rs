@@ -125,6 +125,8 @@ mod tests {
             epoch: leader.map(|node| Epoch { term, node: NodeId(node) }),
             primary: None,
             replicas: Vec::new(),
+            records: 0,
+            counted: true,
         }
     }
 

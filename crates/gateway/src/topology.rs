@@ -88,6 +88,8 @@ pub struct BrokerView {
     pub port: u32,
     /// Version of its program; empty while unknown.
     pub version: String,
+    /// Made at its first start, kept in its data folder; empty while unknown.
+    pub uuid: String,
     /// Connected, and heard of lately.
     pub reachable: bool,
     /// In order of partition.
@@ -107,6 +109,10 @@ pub struct PartitionView {
     pub primary: Option<NodeId>,
     /// Brokers that hold a replica.
     pub replicas: Vec<NodeId>,
+    /// Records in it, as its leader has applied them; without a leader, the most that any replica has reported.
+    pub records: u64,
+    /// There is a leader, and it had applied everything committed when it counted.
+    pub counted: bool,
 }
 
 /// Who led when a request was sent: a change of this is news to it.
@@ -300,6 +306,8 @@ impl ClusterState {
                     epoch: self.highest_epochs.get(&id).copied(),
                     primary: None,
                     replicas: Vec::new(),
+                    records: 0,
+                    counted: false,
                 },
                 replica_sets: Vec::new(),
                 lags: HashMap::new(),
@@ -315,12 +323,16 @@ impl ClusterState {
                     && partition.view.epoch == Some(Epoch { term: replica.term, node: *node });
                 if leads {
                     partition.view.leader = Some(*node);
+                    partition.view.records = replica.records;
+                    partition.view.counted = replica.applied_index >= replica.commit_index;
                     partition.lags = replica
                         .followers
                         .iter()
                         .map(|lag| (NodeId(lag.node_id), (lag.entries, lag.bytes)))
                         .collect();
                     partition.lags.insert(*node, (Some(0), Some(0)));
+                } else if partition.view.leader.is_none() {
+                    partition.view.records = partition.view.records.max(replica.records);
                 }
                 if leads || partition.replica_sets.is_empty() {
                     partition.replica_sets.clone_from(&replica.replicas);
@@ -377,6 +389,7 @@ impl ClusterState {
             host: advertised.map_or_else(|| known.contact.host.clone(), |status| status.host.clone()),
             port: advertised.map_or(u32::from(known.contact.port), |status| status.port),
             version: known.status.as_ref().map_or_else(String::new, |status| status.version.clone()),
+            uuid: known.status.as_ref().map_or_else(String::new, |status| status.broker_uuid.clone()),
             reachable,
             replicas,
         }

@@ -173,3 +173,38 @@ fn a_new_cluster_at_the_old_addresses_begins_with_its_own_terms() {
     state.apply(Event::Status(Box::new(fresh)), now).unwrap();
     assert_eq!(state.view(now).partitions[0].leader, Some(NodeId(1)));
 }
+
+#[test]
+fn records_are_what_the_leader_has_applied() {
+    let now = Instant::now();
+    let reported = |node: u64, role, records, applied_index| {
+        let mut status = raw_status(node, role, 5);
+        status.broker_uuid = format!("uuid-{node}");
+        status.replicas[0].records = records;
+        (status.replicas[0].commit_index, status.replicas[0].applied_index) = (9, applied_index);
+        Event::Status(Box::new(status))
+    };
+    let table = [
+        (
+            "nobody leads",
+            vec![reported(0, Role::Follower, 5, 9), reported(1, Role::Follower, 6, 9)],
+            (6, false),
+        ),
+        (
+            "the leader has less",
+            vec![reported(0, Role::Follower, 7, 9), reported(1, Role::Leader, 6, 9)],
+            (6, true),
+        ),
+        ("in any order", vec![reported(0, Role::Leader, 6, 9), reported(1, Role::Follower, 7, 9)], (6, true)),
+        ("the leader still applies", vec![reported(0, Role::Leader, 6, 8)], (6, false)),
+    ];
+    for (name, events, expected) in table {
+        let mut state = ClusterState::new(&contacts());
+        for event in events {
+            state.apply(event, now).unwrap();
+        }
+        let view = state.view(now);
+        assert_eq!((view.partitions[0].records, view.partitions[0].counted), expected, "{name}");
+        assert_eq!((view.brokers[0].uuid.as_str(), view.brokers[2].uuid.as_str()), ("uuid-0", ""), "{name}");
+    }
+}

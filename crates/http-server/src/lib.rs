@@ -11,7 +11,6 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 /// Also how long an idle connection is kept.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,13 +19,14 @@ const CONNECTIONS_MAX: usize = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stopping`, then until every connection has finished its request.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, stopping: CancellationToken) {
+pub async fn serve(listener: TcpListener, routes: Router, stopping: impl Future<Output = ()>) {
+    let mut stopping = std::pin::pin!(stopping);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopping.cancelled() => break,
+            () = &mut stopping => break,
             accepted = accept(&listener, &room) => accepted,
         };
         let (stream, permit) = match accepted {
