@@ -19,7 +19,7 @@ use crate::pid_file::PidFile;
 use crate::signals::stop_requested;
 
 /// What is logged unless `EVENKEEL_LOG` says otherwise.
-const LOG_DEFAULT: &str = "info,openraft=warn,h2=warn,hyper=warn";
+const LOG_DEFAULT: &str = "info,openraft=error,openraft::raft=off,h2=warn,hyper=warn";
 /// Servers bound every step of their own shutdown; this is for one that does not come to its end.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 
