@@ -97,7 +97,7 @@ impl Handover {
             Purpose::Rebalance => step_down::choose(replica.partition, replica.me, &views, &self.policy),
             Purpose::Shutdown => step_down::successor(replica.partition, replica.me, &views, &self.policy),
             Purpose::Plan(candidates) => match planned(replica, candidates) {
-                Ok(candidates) => Choice::Candidates(candidates),
+                Ok(members) => step_down::among(replica.partition, &members, &views, &self.policy),
                 Err((result, detail)) => return answer(result, detail),
             },
         };
@@ -260,7 +260,7 @@ async fn ask_to_stand(peer: &Arc<Peer>, replica: &Replica, term: u64, patience: 
     })
 }
 
-/// The plan's candidates that this partition has. Whether they can lead, each attempt finds out.
+/// The plan's candidates that this partition has.
 fn planned(replica: &Replica, candidates: Vec<NodeId>) -> Result<Vec<NodeId>, (Code, String)> {
     let (partition, me) = (replica.partition, replica.me);
     if candidates.first() == Some(&me) {

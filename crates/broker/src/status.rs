@@ -65,7 +65,9 @@ impl StatusHub {
         Self(Arc::new(Inner { replicas, base, changed, draining, published }))
     }
 
+    /// What is published now, and at once what is so now: who asks anew wants to know the lag.
     pub fn subscribe(&self) -> watch::Receiver<Arc<pb::BrokerStatus>> {
+        self.0.changed.notify_one();
         self.0.published.subscribe()
     }
 

@@ -111,6 +111,15 @@ pub fn successor(partition: PartitionId, me: NodeId, replicas: &[ReplicaView], p
     candidates(partition, &others, policy)
 }
 
+/// To whom the leader should hand over when somebody else has made the plan: those of `planned` that can take over, in
+/// that order.
+#[must_use]
+pub fn among(partition: PartitionId, planned: &[NodeId], replicas: &[ReplicaView], policy: &Policy) -> Choice {
+    let find = |node: &NodeId| replicas.iter().find(|r| r.node == *node);
+    let ordered: Vec<&ReplicaView> = planned.iter().filter_map(find).collect();
+    fit(partition, &ordered, policy)
+}
+
 /// Why a replica cannot take over now.
 enum Obstacle {
     Unreachable,
@@ -125,8 +134,12 @@ fn candidates(partition: PartitionId, wanted: &[&ReplicaView], policy: &Policy) 
         let priority = if policy.priority_election { r.priority } else { Priority(0) };
         (std::cmp::Reverse(priority), r.lag_entries.unwrap_or(u64::MAX), r.node)
     });
+    fit(partition, &ordered, policy)
+}
+
+fn fit(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> Choice {
     let fit: Vec<NodeId> = ordered.iter().filter(|r| obstacle(r, policy).is_none()).map(|r| r.node).collect();
-    if fit.is_empty() { refuse(partition, &ordered, policy) } else { Choice::Candidates(fit) }
+    if fit.is_empty() { refuse(partition, ordered, policy) } else { Choice::Candidates(fit) }
 }
 
 fn obstacle(replica: &ReplicaView, policy: &Policy) -> Option<Obstacle> {
