@@ -20,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::broker_link::BrokerLinks;
 use crate::cluster::TopologyService;
+use crate::esc_runner::EscOwnership;
 use crate::http::{HttpState, api_routes, monitoring_routes};
 use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
 use crate::options::{Options, OptionsError, bound};
@@ -154,6 +155,7 @@ impl Gateway {
         upkeep.spawn(topology_feed::run(contacts, received, publish));
         let router = Arc::new(Router::new(&options, topology.clone(), links));
         let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone());
+        let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();
         upkeep.spawn(report_health(health.clone(), topology.clone(), stopping.clone()));
@@ -191,7 +193,7 @@ impl Gateway {
                 stopping.clone().cancelled_owned(),
             );
 
-        let state = HttpState { topology, rebalancer, prometheus, stopping: stopping.clone() };
+        let state = HttpState { topology, rebalancer, ownership, prometheus, stopping: stopping.clone() };
         let mut servers = JoinSet::new();
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
         let api_server =

@@ -11,6 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::esc_http;
+use crate::esc_runner::EscOwnership;
 use crate::rebalance_runner::{Answered, Rebalancer};
 use crate::topology::SharedTopology;
 use crate::topology_views;
@@ -25,6 +27,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct HttpState {
     pub(crate) topology: watch::Receiver<SharedTopology>,
     pub(crate) rebalancer: Rebalancer,
+    pub(crate) ownership: EscOwnership,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
     pub(crate) stopping: CancellationToken,
@@ -36,7 +39,8 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         Router::new()
             .route("/v2/topology", get(topology))
             .route(REBALANCE_PATH, get(balance))
-            .route("/cluster/v2/rebalance/{id}", get(run)),
+            .route("/cluster/v2/rebalance/{id}", get(run))
+            .merge(esc_http::routes(state.ownership.clone())),
     )
     .with_state(state)
 }

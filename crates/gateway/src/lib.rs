@@ -7,6 +7,11 @@
 mod broker_link;
 mod byte_budget;
 mod cluster;
+mod cluster_view;
+mod esc;
+mod esc_http;
+mod esc_runner;
+mod esc_slot;
 mod gateway;
 mod http;
 mod limits;

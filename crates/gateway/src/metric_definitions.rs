@@ -19,6 +19,7 @@ const PARKED: &str = "evenkeel_gateway_parked_requests";
 const REPLAYS: &str = "evenkeel_gateway_replays_total";
 const REBALANCE_RUNS: &str = "evenkeel_rebalance_runs_total";
 const REBALANCE_PARTITIONS: &str = "evenkeel_rebalance_partition_results_total";
+const OWNERSHIP_REBALANCES: &str = "evenkeel_ownership_rebalances_total";
 
 /// From a write's fastest way through three fsyncs to the longest that one may be parked.
 const REQUEST_SECONDS_BUCKETS: [f64; 18] = [
@@ -63,10 +64,17 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         "Rebalance requests that were refused or had nothing to do, and finished runs, by result"
     );
     describe_counter!(REBALANCE_PARTITIONS, "What became of the partitions of rebalance runs, by result");
+    describe_counter!(
+        OWNERSHIP_REBALANCES,
+        "Ownership rebalances asked for through ESC's API, by outcome: completed, partial, nothing, refused_*, failed"
+    );
     // Present from the start, so that a rate over it begins at 0.
     gauge!(PARKED).set(0.0);
     for result in ["completed", "failed", "noop", "refused"] {
         counter!(REBALANCE_RUNS, "result" => result).absolute(0);
+    }
+    for outcome in ["completed", "partial", "nothing", "failed"] {
+        counter!(OWNERSHIP_REBALANCES, "outcome" => outcome).absolute(0);
     }
     Ok(handle)
 }
@@ -99,6 +107,10 @@ pub(crate) fn rebalance_runs(result: &'static str) -> Counter {
 
 pub(crate) fn rebalance_partition_results(result: &'static str) -> Counter {
     counter!(REBALANCE_PARTITIONS, "result" => result)
+}
+
+pub(crate) fn ownership_rebalances(outcome: &'static str) -> Counter {
+    counter!(OWNERSHIP_REBALANCES, "outcome" => outcome)
 }
 
 /// Highest gRPC status code.

@@ -92,6 +92,11 @@ impl Rebalancer {
         Answered::Started { id }
     }
 
+    /// The run under way.
+    pub(crate) fn active_id(&self) -> Option<u64> {
+        self.runs.lock().active.as_ref().map(|run| run.rebalance_id)
+    }
+
     /// How balanced the cluster is, with the active and the last run.
     pub(crate) fn balance(&self) -> BalanceJson {
         let (running, last) = {

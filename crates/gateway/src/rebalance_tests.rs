@@ -15,6 +15,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
             version: String::new(),
             uuid: String::new(),
             reachable: true,
+            draining: false,
             replicas: Vec::new(),
         }],
         partitions: (1..)

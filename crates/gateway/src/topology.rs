@@ -92,6 +92,8 @@ pub struct BrokerView {
     pub uuid: String,
     /// Connected, and heard of lately.
     pub reachable: bool,
+    /// Stopping: it hands its leaderships over and must be given none.
+    pub draining: bool,
     /// In order of partition.
     pub replicas: Vec<ReplicaView>,
 }
@@ -391,6 +393,7 @@ impl ClusterState {
             version: known.status.as_ref().map_or_else(String::new, |status| status.version.clone()),
             uuid: known.status.as_ref().map_or_else(String::new, |status| status.broker_uuid.clone()),
             reachable,
+            draining: known.status.as_ref().is_some_and(|status| status.draining),
             replicas,
         }
     }

@@ -48,6 +48,9 @@ struct Partition {
     first_available: u64,
     position: u64,
     sessions: HashMap<u64, (u64, outcome::Outcome)>,
+    /// Told instead of the real count.
+    records_told: Option<u64>,
+    refuses_step_down: bool,
 }
 
 struct Node {
@@ -58,9 +61,11 @@ struct Node {
 }
 
 struct State {
+    /// By id: the first is the system group.
     partitions: Vec<Partition>,
     nodes: Vec<Node>,
     priority_election: bool,
+    cluster_size: u32,
     /// Every write received: broker, request id.
     received: Vec<(u64, v1::RequestId)>,
     step_downs: Vec<(u64, u32)>,
@@ -75,13 +80,14 @@ pub struct FakeCluster {
 }
 
 impl FakeCluster {
-    /// Three brokers with replicas of every partition; broker (p − 1) mod 3 is p's primary and leads it.
+    /// Three brokers with replicas of every partition; broker (p − 1) mod 3 is p's primary and leads it. The system
+    /// group is led by the first broker that lives, while most do.
     pub async fn start(partitions: u32) -> Self {
         let new_partition = |p: u32| Partition {
-            leader: Some(u64::from(p - 1) % BROKERS),
+            leader: Some(u64::from(p.saturating_sub(1)) % BROKERS),
             term: 1,
             priorities: (0..BROKERS)
-                .map(|j| ((u64::from(p - 1) + j) % BROKERS, (BROKERS - j) as u32))
+                .map(|j| ((u64::from(p.saturating_sub(1)) + j) % BROKERS, (BROKERS - j) as u32))
                 .collect(),
             first_available: 1,
             ..Partition::default()
@@ -92,9 +98,10 @@ impl FakeCluster {
             streams: CancellationToken::new(),
         });
         let state = State {
-            partitions: (1..=partitions).map(new_partition).collect(),
+            partitions: (0..=partitions).map(new_partition).collect(),
             nodes: nodes.collect(),
             priority_election: true,
+            cluster_size: BROKERS as u32,
             received: Vec::new(),
             step_downs: Vec::new(),
             step_down_hold: None,
@@ -129,7 +136,7 @@ impl FakeCluster {
     pub fn set_leader(&self, partition: u32, leader: Option<u64>) {
         {
             let mut state = self.state.lock();
-            let partition = &mut state.partitions[partition as usize - 1];
+            let partition = &mut state.partitions[partition as usize];
             partition.leader = leader;
             partition.term += u64::from(leader.is_some());
         }
@@ -139,17 +146,43 @@ impl FakeCluster {
     }
 
     pub fn leader(&self, partition: u32) -> Option<u64> {
-        self.state.lock().partitions[partition as usize - 1].leader
+        self.state.lock().partitions[partition as usize].leader
     }
 
     /// Fails every call to `node` from now on; whatever it led has no leader.
     pub fn kill(&self, node: u64) {
         self.set_manner(node, Manner::Dead);
-        for partition in &mut self.state.lock().partitions {
-            partition.leader = partition.leader.filter(|leader| *leader != node);
+        {
+            let mut state = self.state.lock();
+            for partition in &mut state.partitions {
+                partition.leader = partition.leader.filter(|leader| *leader != node);
+            }
+            let mut alive = (0..BROKERS).filter(|node| state.nodes[*node as usize].manner != Manner::Dead);
+            let (first, second) = (alive.next(), alive.next());
+            if state.partitions[0].leader.is_none() {
+                state.partitions[0].leader = second.and(first);
+                state.partitions[0].term += 1;
+            }
         }
         self.publish();
         self.break_streams(node);
+    }
+
+    /// Tells so many records of a partition, whatever was written.
+    pub fn tell_records(&self, partition: u32, records: u64) {
+        self.state.lock().partitions[partition as usize].records_told = Some(records);
+        self.publish();
+    }
+
+    /// Whether the partition's leader refuses to hand over, because of lag.
+    pub fn refuse_step_downs(&self, partition: u32, refuses: bool) {
+        self.state.lock().partitions[partition as usize].refuses_step_down = refuses;
+    }
+
+    /// What the brokers tell of the cluster's size.
+    pub fn tell_cluster_size(&self, size: u32) {
+        self.state.lock().cluster_size = size;
+        self.publish();
     }
 
     fn check_alive(&self, node: u64) -> Result<(), Status> {
@@ -182,22 +215,22 @@ impl FakeCluster {
 
     /// Forgets changes up to and including `position`.
     pub fn compact(&self, partition: u32, position: u64) {
-        self.state.lock().partitions[partition as usize - 1].first_available = position + 1;
+        self.state.lock().partitions[partition as usize].first_available = position + 1;
     }
 
     pub fn position(&self, partition: u32) -> u64 {
-        self.state.lock().partitions[partition as usize - 1].position
+        self.state.lock().partitions[partition as usize].position
     }
 
     /// Versions that `key` has had.
     pub fn version(&self, partition: u32, key: &[u8]) -> Option<u64> {
-        self.state.lock().partitions[partition as usize - 1].records.get(key).map(|record| record.version)
+        self.state.lock().partitions[partition as usize].records.get(key).map(|record| record.version)
     }
 
     fn publish(&self) {
         let state = self.state.lock();
         for (node, entry) in (0..BROKERS).zip(&state.nodes) {
-            let replicas = (1..).zip(&state.partitions).map(|(partition_id, partition)| pb::ReplicaStatus {
+            let replicas = (0..).zip(&state.partitions).map(|(partition_id, partition)| pb::ReplicaStatus {
                 partition_id,
                 role: if partition.leader == Some(node) { v1::Role::Leader } else { v1::Role::Follower }
                     .into(),
@@ -210,6 +243,8 @@ impl FakeCluster {
                     .iter()
                     .map(|&(node_id, priority)| pb::ReplicaPriority { node_id, priority })
                     .collect(),
+                followers: if partition.leader == Some(node) { followers(node) } else { Vec::new() },
+                records: partition.records_told.unwrap_or(partition.records.len() as u64),
                 ..pb::ReplicaStatus::default()
             });
             entry.status.send_replace(pb::BrokerStatus {
@@ -218,9 +253,10 @@ impl FakeCluster {
                 host: "127.0.0.1".into(),
                 port: 26501,
                 version: "0.0.0".into(),
-                partitions_count: state.partitions.len() as u32,
+                partitions_count: state.partitions.len() as u32 - 1,
                 replication_factor: BROKERS as u32,
-                cluster_size: BROKERS as u32,
+                cluster_size: state.cluster_size,
+                broker_uuid: format!("uuid-{node}"),
                 priority_election: state.priority_election,
                 replicas: replicas.collect(),
                 ..pb::BrokerStatus::default()
@@ -234,7 +270,7 @@ impl FakeCluster {
 
     fn not_leader(&self, node: u64, partition: u32) -> Option<pb::NotLeader> {
         let state = self.state.lock();
-        let partition = &state.partitions[partition as usize - 1];
+        let partition = &state.partitions[partition as usize];
         (partition.leader != Some(node))
             .then_some(pb::NotLeader { leader: partition.leader, term: partition.term })
     }
@@ -265,7 +301,7 @@ impl FakeCluster {
         }
         let outcome = {
             let mut state = self.state.lock();
-            let partition = &mut state.partitions[write.partition_id as usize - 1];
+            let partition = &mut state.partitions[write.partition_id as usize];
             match partition.sessions.get(&id.client_id) {
                 Some((sequence, outcome)) if *sequence == id.sequence => outcome.clone(),
                 Some((sequence, _)) if *sequence > id.sequence => {
@@ -288,6 +324,12 @@ impl FakeCluster {
             _ => Some(write_result::Result::Outcome(pb::Outcome { outcome: Some(outcome) })),
         }
     }
+}
+
+/// Nobody lags.
+fn followers(leader: u64) -> Vec<pb::FollowerLag> {
+    let others = (0..BROKERS).filter(|node| *node != leader);
+    others.map(|node_id| pb::FollowerLag { node_id, entries: Some(0), bytes: Some(0) }).collect()
 }
 
 fn apply(partition: &mut Partition, id: u32, operations: &[v1::BatchOperation]) -> outcome::Outcome {
@@ -396,7 +438,7 @@ impl Broker for FakeBroker {
             Some(not_leader) => pb::broker_get_response::Result::NotLeader(not_leader),
             None => {
                 let state = self.cluster.state.lock();
-                let record = state.partitions[request.partition_id as usize - 1].records.get(&request.key);
+                let record = state.partitions[request.partition_id as usize].records.get(&request.key);
                 pb::broker_get_response::Result::Found(pb::Found { record: record.cloned() })
             }
         };
@@ -414,7 +456,7 @@ impl Broker for FakeBroker {
             return Ok(Response::new(pb::BrokerListResponse { result }));
         }
         let state = self.cluster.state.lock();
-        let records = &state.partitions[request.partition_id as usize - 1].records;
+        let records = &state.partitions[request.partition_id as usize].records;
         let mut rest = records
             .range::<Bytes, _>((Bound::Excluded(&request.after_key), Bound::Unbounded))
             .filter(|(key, _)| key.starts_with(&request.prefix))
@@ -442,7 +484,7 @@ impl Broker for FakeBroker {
                 let result = {
                     let not_leader = cluster.not_leader(node, request.partition_id);
                     let state = cluster.state.lock();
-                    let partition = &state.partitions[request.partition_id as usize - 1];
+                    let partition = &state.partitions[request.partition_id as usize];
                     let from = after.unwrap_or(partition.position);
                     if let Some(not_leader) = not_leader {
                         pb::broker_watch_response::Result::NotLeader(not_leader)
@@ -505,7 +547,7 @@ impl Broker for FakeBroker {
         request: Request<pb::StepDownRequest>,
     ) -> Result<Response<pb::StepDownResponse>, Status> {
         self.cluster.check_alive(self.node)?;
-        let id = request.into_inner().partition_id;
+        let pb::StepDownRequest { partition_id: id, candidates, .. } = request.into_inner();
         let hold = {
             let mut state = self.cluster.state.lock();
             state.step_downs.push((self.node, id));
@@ -514,16 +556,20 @@ impl Broker for FakeBroker {
         if let Some(hold) = hold {
             hold.cancelled().await;
         }
-        // As a real leader: to the best replica above itself that lives.
+        // As a real leader: to the first candidate that lives, or the best replica above itself.
         let best = {
             let state = self.cluster.state.lock();
             let alive = |node: u64| state.nodes[node as usize].manner != Manner::Dead;
-            let replicas = &state.partitions[id as usize - 1].priorities;
+            let replicas = &state.partitions[id as usize].priorities;
             let best = replicas.iter().filter(|(node, _)| alive(*node)).max_by_key(|(_, priority)| *priority);
-            best.map(|(node, _)| *node)
+            let named = candidates.iter().copied().find(|node| alive(*node));
+            if candidates.is_empty() { best.map(|(node, _)| *node) } else { named }
         };
+        let refuses = self.cluster.state.lock().partitions[id as usize].refuses_step_down;
         let result = if self.cluster.not_leader(self.node, id).is_some() {
             step_down_response::Result::NotLeader
+        } else if refuses {
+            step_down_response::Result::LagTooHigh
         } else if best == Some(self.node) {
             step_down_response::Result::AlreadyLeader
         } else {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod esc;
 mod fake_cluster;
 mod harness;
 mod http_ports;

@@ -1,0 +1,156 @@
+//! The one place that an ownership rebalance needs: at most one at a time runs in the cluster.
+//!
+//! The place is a record of the system group that must not exist to be taken. Its holder changes it every
+//! [`BEAT_INTERVAL`]; a record that does not change for [`SILENT_MAX`] belongs to a gateway that died, and may be
+//! taken over. Silence is measured by who wants the place, so no two clocks are compared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::esc::{Leaderless, Refused};
+use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
+
+const SLOT_KEY: &str = "esc-ownership-rebalance";
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Several beats: the system group may be electing.
+const SILENT_MAX: Duration = Duration::from_secs(8);
+
+/// Who holds the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    /// Drawn for each rebalance.
+    run: u64,
+    beat: u64,
+}
+
+/// The way to the place. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    store: SystemStore,
+    here: Arc<Semaphore>,
+    /// Another's last sign of life, and when it was first seen.
+    seen: Arc<Mutex<Option<(Holder, Instant)>>>,
+}
+
+/// The place, held. Give it back with [`Held::release`]; a gateway that dies leaves it for [`SILENT_MAX`].
+pub(crate) struct Held {
+    store: SystemStore,
+    /// Ends with the version to expect, unless the place was lost.
+    beating: JoinHandle<Option<u64>>,
+    stop: CancellationToken,
+    /// Cancelled when another has taken the place over, thinking us dead.
+    pub(crate) lost: CancellationToken,
+    _here: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    pub(crate) fn new(store: SystemStore) -> Self {
+        Self { store, here: Arc::new(Semaphore::new(1)), seen: Arc::default() }
+    }
+
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// When another rebalance holds it, or the system group does not answer.
+    pub(crate) async fn take(&self) -> Result<Held, Refused> {
+        let Ok(here) = Arc::clone(&self.here).try_acquire_owned() else {
+            return Err(Refused::RebalanceUnderWay("of ownership, through this gateway".into()));
+        };
+        let holder = Holder { run: rand::random(), beat: 0 };
+        let mut taken = self.store.put(SLOT_KEY, &holder, Expect::Absent).await;
+        if let Err(SystemStoreError::Conflict { .. }) = taken {
+            let expect = self.expect_of_silent().await?;
+            taken = self.store.put(SLOT_KEY, &holder, expect).await;
+        }
+        match taken {
+            Ok(version) => Ok(self.hold(holder, version, here)),
+            Err(SystemStoreError::Conflict { .. }) => Err(held_elsewhere()),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+
+    /// What a holder that shows no life any more left behind.
+    async fn expect_of_silent(&self) -> Result<Expect, Refused> {
+        let stored: Option<Versioned<Holder>> =
+            self.store.get(SLOT_KEY).await.map_err(|error| refused(&error))?;
+        let Some(Versioned { value, version }) = stored else { return Ok(Expect::Absent) };
+        let mut seen = self.seen.lock();
+        match *seen {
+            Some((known, since)) if known == value => {
+                if since.elapsed() >= SILENT_MAX {
+                    tracing::warn!("the gateway that was rebalancing ownership is gone: going on without it");
+                    return Ok(Expect::Version(version));
+                }
+            }
+            _ => *seen = Some((value, Instant::now())),
+        }
+        Err(held_elsewhere())
+    }
+
+    fn hold(&self, holder: Holder, version: u64, here: OwnedSemaphorePermit) -> Held {
+        let (store, stop, lost) = (self.store.clone(), CancellationToken::new(), CancellationToken::new());
+        let beating = tokio::spawn(beat(store.clone(), holder, version, stop.clone(), lost.clone()));
+        Held { store, beating, stop, lost, _here: here }
+    }
+}
+
+impl Held {
+    /// Gives the place back; an access to the system group is waited for, which is bounded.
+    pub(crate) async fn release(self) {
+        self.stop.cancel();
+        let Ok(Some(version)) = self.beating.await else { return };
+        let mut batch = Batch::default();
+        batch.delete(SLOT_KEY, Expect::Version(version));
+        if let Err(error) = self.store.commit(batch).await {
+            tracing::warn!("the place of an ownership rebalance stays taken for a moment: {error}");
+        }
+    }
+}
+
+/// Shows life until `stop`.
+async fn beat(
+    store: SystemStore,
+    mut holder: Holder,
+    mut version: u64,
+    stop: CancellationToken,
+    lost: CancellationToken,
+) -> Option<u64> {
+    while tokio::time::timeout(BEAT_INTERVAL, stop.cancelled()).await.is_err() {
+        holder.beat += 1;
+        match store.put(SLOT_KEY, &holder, Expect::Version(version)).await {
+            Ok(now) => version = now,
+            Err(error) if !error.is_conflict() => tracing::warn!("ownership rebalance: {error}"),
+            // An earlier beat whose outcome stayed unknown may have taken effect.
+            Err(_) => match store.get::<Holder>(SLOT_KEY).await {
+                Ok(Some(stored)) if stored.value.run == holder.run => version = stored.version,
+                Ok(_) => {
+                    tracing::error!("another gateway has taken this ownership rebalance over: it stops");
+                    lost.cancel();
+                    return None;
+                }
+                Err(error) => tracing::warn!("ownership rebalance: {error}"),
+            },
+        }
+    }
+    Some(version)
+}
+
+fn held_elsewhere() -> Refused {
+    Refused::RebalanceUnderWay("of ownership, through another gateway".into())
+}
+
+pub(crate) fn refused(error: &SystemStoreError) -> Refused {
+    match error {
+        SystemStoreError::Unavailable(_) => Refused::FailoverUnderWay { leaderless: Leaderless::SystemGroup },
+        SystemStoreError::Conflict { .. } | SystemStoreError::Unreadable { .. } => {
+            Refused::Internal(error.to_string())
+        }
+    }
+}
