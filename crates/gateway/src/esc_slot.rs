@@ -1,8 +1,9 @@
 //! The one place that an ownership rebalance needs: at most one at a time runs in the cluster.
 //!
-//! The place is a record of the system group that must not exist to be taken. Its holder changes it every
-//! [`BEAT_INTERVAL`]; a record that does not change for [`SILENT_MAX`] belongs to a gateway that died, and may be
-//! taken over. Silence is measured by who wants the place, so no two clocks are compared.
+//! The place is a record of the system group that must not exist to be taken, and neither must the record of an
+//! active run. Its holder changes it every [`BEAT_INTERVAL`]; a record that does not change for [`SILENT_MAX`] belongs
+//! to a gateway that died, and may be taken over. Silence is measured by who wants the place, so no two clocks are
+//! compared. Should both live, nothing is moved twice: owners are asked to hand over in one term only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::esc::{Leaderless, Refused};
 use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
 
-const SLOT_KEY: &str = "esc-ownership-rebalance";
+/// Exists while ownership is being rebalanced.
+pub(crate) const SLOT_KEY: &str = "esc-ownership-rebalance";
+/// Exists while a run of the cluster API is under way.
+const ACTIVE_RUN_KEY: &str = "rebalance/active";
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Several beats: the system group may be electing.
 const SILENT_MAX: Duration = Duration::from_secs(8);
@@ -30,13 +34,29 @@ struct Holder {
     beat: u64,
 }
 
+/// Another's last sign of life, and when it was first seen.
+#[derive(Debug, Default)]
+struct Watched(Option<(Holder, Instant)>);
+
+impl Watched {
+    /// Whether a holder that shows this has shown nothing else for too long.
+    fn is_silent(&mut self, shown: Holder, now: Instant) -> bool {
+        match self.0 {
+            Some((known, since)) if known == shown => now.duration_since(since) >= SILENT_MAX,
+            _ => {
+                self.0 = Some((shown, now));
+                false
+            }
+        }
+    }
+}
+
 /// The way to the place. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Slot {
     store: SystemStore,
     here: Arc<Semaphore>,
-    /// Another's last sign of life, and when it was first seen.
-    seen: Arc<Mutex<Option<(Holder, Instant)>>>,
+    watched: Arc<Mutex<Watched>>,
 }
 
 /// The place, held. Give it back with [`Held::release`]; a gateway that dies leaves it for [`SILENT_MAX`].
@@ -52,7 +72,7 @@ pub(crate) struct Held {
 
 impl Slot {
     pub(crate) fn new(store: SystemStore) -> Self {
-        Self { store, here: Arc::new(Semaphore::new(1)), seen: Arc::default() }
+        Self { store, here: Arc::new(Semaphore::new(1)), watched: Arc::default() }
     }
 
     /// Takes the place.
@@ -64,16 +84,28 @@ impl Slot {
             return Err(Refused::RebalanceUnderWay("of ownership, through this gateway".into()));
         };
         let holder = Holder { run: rand::random(), beat: 0 };
-        let mut taken = self.store.put(SLOT_KEY, &holder, Expect::Absent).await;
-        if let Err(SystemStoreError::Conflict { .. }) = taken {
+        let mut taken = self.write(&holder, Expect::Absent).await;
+        if let Err(SystemStoreError::Conflict { key, .. }) = &taken
+            && key == SLOT_KEY
+        {
             let expect = self.expect_of_silent().await?;
-            taken = self.store.put(SLOT_KEY, &holder, expect).await;
+            taken = self.write(&holder, expect).await;
         }
         match taken {
             Ok(version) => Ok(self.hold(holder, version, here)),
+            Err(SystemStoreError::Conflict { key, .. }) if key == ACTIVE_RUN_KEY => Err(run_active()),
             Err(SystemStoreError::Conflict { .. }) => Err(held_elsewhere()),
             Err(error) => Err(refused(&error)),
         }
+    }
+
+    /// The record's version.
+    async fn write(&self, holder: &Holder, expect: Expect) -> Result<u64, SystemStoreError> {
+        let mut batch = Batch::default();
+        batch.put(SLOT_KEY, holder, expect)?;
+        // Deletes nothing: it makes sure that there is no run.
+        batch.delete(ACTIVE_RUN_KEY, Expect::Absent);
+        Ok(self.store.commit(batch).await?.first().copied().unwrap_or_default())
     }
 
     /// What a holder that shows no life any more left behind.
@@ -81,17 +113,11 @@ impl Slot {
         let stored: Option<Versioned<Holder>> =
             self.store.get(SLOT_KEY).await.map_err(|error| refused(&error))?;
         let Some(Versioned { value, version }) = stored else { return Ok(Expect::Absent) };
-        let mut seen = self.seen.lock();
-        match *seen {
-            Some((known, since)) if known == value => {
-                if since.elapsed() >= SILENT_MAX {
-                    tracing::warn!("the gateway that was rebalancing ownership is gone: going on without it");
-                    return Ok(Expect::Version(version));
-                }
-            }
-            _ => *seen = Some((value, Instant::now())),
+        if !self.watched.lock().is_silent(value, Instant::now()) {
+            return Err(held_elsewhere());
         }
-        Err(held_elsewhere())
+        tracing::warn!("the gateway that was rebalancing ownership is gone: going on without it");
+        Ok(Expect::Version(version))
     }
 
     fn hold(&self, holder: Holder, version: u64, here: OwnedSemaphorePermit) -> Held {
@@ -142,6 +168,10 @@ async fn beat(
     Some(version)
 }
 
+fn run_active() -> Refused {
+    Refused::RebalanceUnderWay("a run; see /cluster/v2/rebalance".into())
+}
+
 fn held_elsewhere() -> Refused {
     Refused::RebalanceUnderWay("of ownership, through another gateway".into())
 }
@@ -151,6 +181,31 @@ pub(crate) fn refused(error: &SystemStoreError) -> Refused {
         SystemStoreError::Unavailable(_) => Refused::FailoverUnderWay { leaderless: Leaderless::SystemGroup },
         SystemStoreError::Conflict { .. } | SystemStoreError::Unreadable { .. } => {
             Refused::Internal(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_silent_when_it_shows_the_same_for_too_long() {
+        let start = Instant::now();
+        let shown = |run, beat| Holder { run, beat };
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut watched = Watched::default();
+        let table = [
+            (shown(1, 0), 0, false, "first seen"),
+            (shown(1, 0), 7, false, "not for long"),
+            (shown(1, 1), 8, false, "it lives"),
+            (shown(1, 1), 15, false, "counted from its last sign of life"),
+            (shown(1, 1), 16, true, "gone"),
+            (shown(2, 1), 17, false, "another one"),
+            (shown(2, 1), 25, true, "gone, too"),
+        ];
+        for (holder, s, silent, name) in table {
+            assert_eq!(watched.is_silent(holder, at(s)), silent, "{name}");
         }
     }
 }

@@ -196,6 +196,22 @@ async fn a_rebalance_under_way_refuses_another_and_goes_on_when_its_client_leave
 }
 
 #[tokio::test]
+async fn a_rebalance_through_another_gateway_refuses() {
+    for (key, value, says) in [
+        ("esc-ownership-rebalance", r#"{"run": 7, "beat": 3}"#, "through another gateway"),
+        ("rebalance/active", r#"{"id": 3, "owner": "b", "beat": 1, "cancel_requested": false}"#, "a run"),
+    ] {
+        let harness = the_example().await;
+        harness.cluster.put_system(key, value);
+        for _ in 0..2 {
+            assert_refused(&rebalance(&harness).await, 409, says);
+        }
+        assert!(harness.cluster.step_downs().is_empty());
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn ownership_rebalances_are_counted_by_outcome() {
     let harness = Harness::start(3).await;
     rebalance(&harness).await;

@@ -174,6 +174,13 @@ impl FakeCluster {
         self.publish();
     }
 
+    /// Writes a record of the system group, as another gateway would.
+    pub fn put_system(&self, key: &'static str, value: &'static str) {
+        let put = v1::BatchPut { key: key.into(), value: value.into(), precondition: None };
+        let operation = v1::BatchOperation { operation: Some(batch_operation::Operation::Put(put)) };
+        apply(&mut self.state.lock().partitions[0], 0, &[operation]);
+    }
+
     /// Whether the partition's leader refuses to hand over, because of lag.
     pub fn refuse_step_downs(&self, partition: u32, refuses: bool) {
         self.state.lock().partitions[partition as usize].refuses_step_down = refuses;
