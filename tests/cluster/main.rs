@@ -15,6 +15,7 @@ mod harness;
 mod importing;
 mod observing;
 mod orderly_stop;
+mod ownership;
 mod readme;
 mod rebalancing;
 mod records;

@@ -114,7 +114,12 @@ pub fn successor(partition: PartitionId, me: NodeId, replicas: &[ReplicaView], p
 /// To whom the leader should hand over when somebody else has made the plan: those of `planned` that can take over, in
 /// that order.
 #[must_use]
-pub fn among(partition: PartitionId, planned: &[NodeId], replicas: &[ReplicaView], policy: &Policy) -> Choice {
+pub fn among(
+    partition: PartitionId,
+    planned: &[NodeId],
+    replicas: &[ReplicaView],
+    policy: &Policy,
+) -> Choice {
     let find = |node: &NodeId| replicas.iter().find(|r| r.node == *node);
     let ordered: Vec<&ReplicaView> = planned.iter().filter_map(find).collect();
     fit(partition, &ordered, policy)

@@ -9,7 +9,7 @@ use evenkeel_protocol::internal::v1::StepDownRequest;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{NodeId, PartitionId};
 use futures::StreamExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::esc::{
@@ -32,8 +32,6 @@ const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A refusal must come within 50 ms: a system group without leader is not waited for.
 const LEADERLESS_WAIT_MAX: Duration = Duration::from_millis(25);
-/// How long the system group may take to say whether ownership is paused.
-const PAUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an ownership rebalance came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl EscOwnership {
         if let Some(because) = refused_by_failover(&self.topology()) {
             return Err(because);
         }
-        if let Some(id) = self.rebalancer.active_id() {
+        if let Some(id) = self.rebalancer.active_id().await.map_err(|error| refused(&error))? {
             return Err(Refused::RebalanceUnderWay(format!("run {id}")));
         }
         let held = self.slot.take().await?;
@@ -167,12 +165,20 @@ impl EscOwnership {
 
     /// Whether ownership is paused. A system group without leader is a failover under way.
     async fn is_paused(&self) -> Result<bool, Refused> {
-        let led = self.topology().system.as_ref().is_some_and(|group| group.leader.is_some());
-        let deadline = Instant::now() + if led { PAUSED_TIMEOUT } else { LEADERLESS_WAIT_MAX };
-        match timeout_at(deadline, self.store.ownership()).await {
-            Ok(Ok(ownership)) => Ok(ownership.paused),
-            Ok(Err(error)) => Err(refused(&error)),
-            Err(_) => Err(Refused::FailoverUnderWay { leaderless: Leaderless::SystemGroup }),
+        let mut topology = self.router.topology.clone();
+        let leaderless = async {
+            let led =
+                |view: &SharedTopology| view.system.as_ref().is_some_and(|group| group.leader.is_some());
+            // A closed topology means that the gateway stops.
+            let _ = topology.wait_for(|view| !led(view)).await;
+            sleep(LEADERLESS_WAIT_MAX).await;
+        };
+        tokio::select! {
+            biased;
+            read = self.store.ownership() => {
+                read.map(|ownership| ownership.paused).map_err(|error| refused(&error))
+            }
+            () = leaderless => Err(Refused::FailoverUnderWay { leaderless: Leaderless::SystemGroup }),
         }
     }
 

@@ -154,7 +154,8 @@ impl Gateway {
         drop(events);
         upkeep.spawn(topology_feed::run(contacts, received, publish));
         let router = Arc::new(Router::new(&options, topology.clone(), links));
-        let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone());
+        let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
+        upkeep.spawn(rebalancer.clone().watch_over());
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();

@@ -1,8 +1,8 @@
 //! The HTTP routes of both ports: topology and rebalance runs on the API port, actuator and metrics on the
 //! monitoring port. Errors are `application/problem+json`.
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,13 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
-use crate::rebalance_runner::{Answered, Rebalancer};
+use crate::rebalance_http;
+use crate::rebalance_runner::Rebalancer;
 use crate::topology::SharedTopology;
 use crate::topology_views;
 
-/// Where runs are found on the API port.
-const REBALANCE_PATH: &str = "/cluster/v2/rebalance";
-const REBALANCE_STATUS: &str = "rebalance-status";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the handlers show and start.
@@ -38,8 +36,7 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
     with_problems(
         Router::new()
             .route("/v2/topology", get(topology))
-            .route(REBALANCE_PATH, get(balance))
-            .route("/cluster/v2/rebalance/{id}", get(run))
+            .merge(rebalance_http::routes())
             .merge(esc_http::routes(state.ownership.clone())),
     )
     .with_state(state)
@@ -49,7 +46,7 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
 pub(crate) fn monitoring_routes(state: HttpState) -> Router {
     with_problems(
         Router::new()
-            .route("/actuator/rebalance", post(rebalance))
+            .route("/actuator/rebalance", post(rebalance_http::actuator))
             .route("/actuator/prometheus", get(prometheus))
             .route("/metrics", get(prometheus))
             .route("/actuator/health", get(readiness))
@@ -72,9 +69,23 @@ struct Problem {
     status: u16,
     detail: String,
     instance: String,
+    /// Members of our own.
+    #[serde(flatten)]
+    more: serde_json::Value,
 }
 
-fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
+/// An error without more to tell than a sentence.
+pub(crate) fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
+    problem_with(status, uri, detail, serde_json::json!({}))
+}
+
+/// An error with members, an object, for programs.
+pub(crate) fn problem_with(
+    status: StatusCode,
+    uri: &Uri,
+    detail: String,
+    more: serde_json::Value,
+) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = Problem {
         r#type: "about:blank",
@@ -82,6 +93,7 @@ fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
         status: status.as_u16(),
         detail,
         instance: uri.path().to_owned(),
+        more,
     };
     let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
     (status, content_type, Json(body).into_response().into_body()).into_response()
@@ -99,38 +111,6 @@ async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Response {
 
 async fn topology(State(state): State<HttpState>) -> Response {
     Json(topology_views::to_json(&state.topology.borrow())).into_response()
-}
-
-async fn balance(State(state): State<HttpState>) -> Response {
-    Json(state.rebalancer.balance()).into_response()
-}
-
-async fn run(State(state): State<HttpState>, Path(id): Path<String>, uri: Uri) -> Response {
-    let found = id.parse().ok().and_then(|id| state.rebalancer.find(id));
-    found.map_or_else(
-        || {
-            let detail = format!("run {id} is not known; see {REBALANCE_PATH} for the last one");
-            problem(StatusCode::NOT_FOUND, &uri, detail)
-        },
-        |run| Json(run).into_response(),
-    )
-}
-
-/// Zeebe's contract: 200 without a body whatever came of it. The headers tell more to those who look.
-async fn rebalance(State(state): State<HttpState>) -> Response {
-    let (status, run) = match state.rebalancer.request() {
-        Answered::Started { id } => ("started", Some(id)),
-        Answered::Running { id } => ("running", Some(id)),
-        Answered::Noop => ("noop", None),
-        Answered::Refused => ("refused", None),
-    };
-    let mut response = StatusCode::OK.into_response();
-    response.headers_mut().insert(REBALANCE_STATUS, HeaderValue::from_static(status));
-    let location = run.and_then(|id| HeaderValue::try_from(format!("{REBALANCE_PATH}/{id}")).ok());
-    if let Some(location) = location {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
 }
 
 async fn prometheus(State(state): State<HttpState>) -> Response {

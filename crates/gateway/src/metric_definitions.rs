@@ -19,6 +19,9 @@ const PARKED: &str = "evenkeel_gateway_parked_requests";
 const REPLAYS: &str = "evenkeel_gateway_replays_total";
 const REBALANCE_RUNS: &str = "evenkeel_rebalance_runs_total";
 const REBALANCE_PARTITIONS: &str = "evenkeel_rebalance_partition_results_total";
+const REBALANCE_RUN_SECONDS: &str = "evenkeel_rebalance_run_seconds";
+const REBALANCE_GAP_SECONDS: &str = "evenkeel_rebalance_gap_seconds";
+const PARTITION_BALANCED: &str = "evenkeel_partition_balanced";
 const OWNERSHIP_REBALANCES: &str = "evenkeel_ownership_rebalances_total";
 
 /// From a write's fastest way through three fsyncs to the longest that one may be parked.
@@ -26,6 +29,12 @@ const REQUEST_SECONDS_BUCKETS: [f64; 18] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
     30.0,
 ];
+/// From a target that has everything to one whose freeze runs out, several times.
+const GAP_SECONDS_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
+/// From one partition to many that each wait for a lagging replica.
+const RUN_SECONDS_BUCKETS: [f64; 12] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 900.0];
 /// For any histogram without buckets of its own: without buckets the exporter would emit a summary.
 const DEFAULT_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
 
@@ -50,6 +59,8 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
     let handle = PrometheusBuilder::new()
         .set_buckets(&DEFAULT_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(REQUEST_SECONDS.into()), &REQUEST_SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(REBALANCE_GAP_SECONDS.into()), &GAP_SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(REBALANCE_RUN_SECONDS.into()), &RUN_SECONDS_BUCKETS)?
         .install_recorder()?;
     describe_gauge!(
         PARTITION_ROLES,
@@ -64,13 +75,25 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         "Rebalance requests that were refused or had nothing to do, and finished runs, by result"
     );
     describe_counter!(REBALANCE_PARTITIONS, "What became of the partitions of rebalance runs, by result");
+    describe_histogram!(
+        REBALANCE_RUN_SECONDS,
+        "Duration of rebalance runs, as far as this gateway carried them out"
+    );
+    describe_histogram!(
+        REBALANCE_GAP_SECONDS,
+        "How long old leaders held a partition's writes back while it was rebalanced"
+    );
+    describe_gauge!(
+        PARTITION_BALANCED,
+        "1 when the partition is led by its primary, 0 when by another or nobody"
+    );
     describe_counter!(
         OWNERSHIP_REBALANCES,
         "Ownership rebalances asked for through ESC's API, by outcome: completed, partial, nothing, refused_*, failed"
     );
     // Present from the start, so that a rate over it begins at 0.
     gauge!(PARKED).set(0.0);
-    for result in ["completed", "failed", "noop", "refused"] {
+    for result in ["completed", "cancelled", "failed", "noop", "refused"] {
         counter!(REBALANCE_RUNS, "result" => result).absolute(0);
     }
     for outcome in ["completed", "partial", "nothing", "failed"] {
@@ -107,6 +130,18 @@ pub(crate) fn rebalance_runs(result: &'static str) -> Counter {
 
 pub(crate) fn rebalance_partition_results(result: &'static str) -> Counter {
     counter!(REBALANCE_PARTITIONS, "result" => result)
+}
+
+pub(crate) fn rebalance_run_seconds() -> Histogram {
+    histogram!(REBALANCE_RUN_SECONDS)
+}
+
+pub(crate) fn rebalance_gap_seconds() -> Histogram {
+    histogram!(REBALANCE_GAP_SECONDS)
+}
+
+pub(crate) fn partition_balanced(partition: PartitionId) -> Gauge {
+    gauge!(PARTITION_BALANCED, "partition" => partition.to_string())
 }
 
 pub(crate) fn ownership_rebalances(outcome: &'static str) -> Counter {

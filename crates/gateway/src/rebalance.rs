@@ -1,25 +1,25 @@
-//! What a rebalance request leads to, and the record of a run. Pure; `rebalance_runner` does the asking.
+//! What a rebalance request leads to, and what becomes of each partition. Pure; `rebalance_runner` does the asking.
 //!
-//! Only partitions that their primary does not lead are contacted: a balanced cluster is left alone. Result
-//! names are those of Zeebe 8.10 and no others; `reason` says more where they cannot.
-
-use std::time::SystemTime;
+//! Only partitions that are not led as wanted take part in a run: a balanced cluster is left alone. Result names are
+//! those of Zeebe 8.10 and no others; `reason` says more where they cannot.
 
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
-use evenkeel_protocol::{Epoch, NodeId, PartitionId};
-use serde::Serialize;
+use evenkeel_protocol::{NodeId, PartitionId};
+use serde::{Deserialize, Serialize};
 
-use crate::topology::{PartitionView, Topology};
+use crate::planner::{ClusterView, Decision as Verdict, PartitionDecision, Plan, Policy, Reason, plan};
+use crate::rebalance_request::RunSettings;
+use crate::topology::Topology;
 
 /// What to do about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Every partition is led by its primary, or has none to be led by.
+    /// Every partition is led as wanted, as far as anybody in particular is wanted.
     Balanced,
     /// Nothing can be done, and why.
     Refused(RefusedBecause),
-    /// These partitions are to be handed over.
-    Run(Vec<Misplaced>),
+    /// What is to become of these partitions, in the order in which to do it.
+    Run(Vec<PlannedPartition>),
 }
 
 /// Why a rebalance cannot start.
@@ -33,38 +33,142 @@ pub(crate) enum RefusedBecause {
     NoPrimary,
 }
 
-/// A partition that its primary does not lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Misplaced {
+/// What a run is to do with one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedPartition {
     pub(crate) partition: PartitionId,
-    pub(crate) leader: Option<(NodeId, Epoch)>,
-    pub(crate) primary: NodeId,
+    /// Who led when the plan was made, in which term.
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) term: u64,
+    /// Who should lead.
+    pub(crate) desired: Option<NodeId>,
+    /// To whom to hand over, best first; empty when there is nothing to be done.
+    pub(crate) candidates: Vec<NodeId>,
+    pub(crate) lag_entries: Option<u64>,
+    pub(crate) lag_bytes: Option<u64>,
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+    /// Known without asking its leader.
+    pub(crate) result: Option<PartitionResult>,
 }
 
-/// Decides from the topology alone.
-pub(crate) fn decide(topology: &Topology) -> Decision {
+/// Why nothing can be done with this cluster, if so.
+pub(crate) fn refused(topology: &Topology, policy: Policy) -> Option<RefusedBecause> {
     if !topology.is_reachable() {
-        return Decision::Refused(RefusedBecause::NoBroker);
+        return Some(RefusedBecause::NoBroker);
+    }
+    if policy != Policy::Primary {
+        return None;
     }
     if !topology.priority_election {
-        return Decision::Refused(RefusedBecause::PriorityElectionDisabled);
+        return Some(RefusedBecause::PriorityElectionDisabled);
     }
-    if topology.partitions.iter().all(|partition| partition.primary.is_none()) {
-        return Decision::Refused(RefusedBecause::NoPrimary);
-    }
-    let misplaced: Vec<Misplaced> = topology.partitions.iter().filter_map(misplaced).collect();
-    if misplaced.is_empty() { Decision::Balanced } else { Decision::Run(misplaced) }
+    let no_primary = topology.partitions.iter().all(|partition| partition.primary.is_none());
+    no_primary.then_some(RefusedBecause::NoPrimary)
 }
 
-/// The partition, when it has a primary that does not lead it.
-pub(crate) fn misplaced(partition: &PartitionView) -> Option<Misplaced> {
-    let primary = partition.primary?;
-    let leader = partition.leader.zip(partition.epoch);
-    (partition.leader != Some(primary)).then_some(Misplaced { partition: partition.id, leader, primary })
+/// Decides from the topology, `view` being the planner's picture of it; the plan comes along when there is one.
+pub(crate) fn decide(
+    topology: &Topology,
+    view: &ClusterView,
+    settings: &RunSettings,
+) -> (Decision, Option<Plan>) {
+    if let Some(because) = refused(topology, settings.policy) {
+        return (Decision::Refused(because), None);
+    }
+    let plan = plan(view, &settings.plan_request());
+    if !plan.decisions.iter().any(concerns_a_run) {
+        return (Decision::Balanced, Some(plan));
+    }
+    // Partitions that were asked for by name are told about however they are.
+    let named =
+        |decided: &PartitionDecision| settings.partitions.is_some() && decided.reason != Reason::Filtered;
+    let taking_part = |decided: &PartitionDecision| concerns_a_run(decided) || named(decided);
+    let partitions = in_order(&plan).filter(|d| taking_part(d)).map(|d| planned(topology, d)).collect();
+    (Decision::Run(partitions), Some(plan))
+}
+
+/// Whether a run has something to do or to say about the partition.
+fn concerns_a_run(decided: &PartitionDecision) -> bool {
+    match decided.decision {
+        Verdict::Move { .. } => true,
+        Verdict::Stay => false,
+        // Where nobody in particular is wanted, whoever leads will do.
+        Verdict::Skip => {
+            !matches!(decided.reason, Reason::Filtered | Reason::NoPrimary | Reason::PriorityElectionDisabled)
+        }
+    }
+}
+
+/// Every decision of a plan: first the transfers in their order, then the others in order of partition.
+fn in_order(plan: &Plan) -> impl Iterator<Item = &PartitionDecision> {
+    let decision = |id: PartitionId| {
+        let at = plan.decisions.binary_search_by_key(&id, |decision| decision.partition).ok()?;
+        plan.decisions.get(at)
+    };
+    let moves = plan.transfers.iter().filter_map(move |transfer| decision(transfer.partition));
+    moves.chain(plan.decisions.iter().filter(|d| !matches!(d.decision, Verdict::Move { .. })))
+}
+
+/// Every partition of a plan, as a dry run shows it.
+pub(crate) fn all_planned(topology: &Topology, plan: &Plan) -> Vec<PlannedPartition> {
+    in_order(plan).map(|decided| planned(topology, decided)).collect()
+}
+
+fn planned(topology: &Topology, decided: &PartitionDecision) -> PlannedPartition {
+    let seen = topology.partition(decided.partition);
+    let candidates = match &decided.decision {
+        Verdict::Move { to, alternatives, .. } => {
+            std::iter::once(*to).chain(alternatives.iter().copied()).collect()
+        }
+        Verdict::Stay | Verdict::Skip => Vec::new(),
+    };
+    let wanted = decided.desired.or_else(|| seen.and_then(|partition| partition.primary)).or(decided.current);
+    PlannedPartition {
+        partition: decided.partition,
+        leader: decided.current,
+        term: seen.and_then(|partition| partition.epoch).map_or(0, |epoch| epoch.term),
+        desired: wanted,
+        result: candidates.is_empty().then(|| untouched(decided)),
+        candidates,
+        lag_entries: decided.lag_entries,
+        lag_bytes: decided.lag_bytes,
+        reason: decided.reason,
+        detail: decided.detail.clone(),
+    }
+}
+
+/// What is to be said about a partition that is left as it is.
+fn untouched(decided: &PartitionDecision) -> PartitionResult {
+    if decided.decision == Verdict::Stay {
+        return PartitionResult::AlreadyLeader;
+    }
+    match decided.reason {
+        Reason::PrimaryLagging | Reason::TargetLagging => PartitionResult::LagTooHigh,
+        Reason::NoLeader => PartitionResult::NoLeader,
+        Reason::NotVoter => PartitionResult::NotReplicating,
+        Reason::NotMember => PartitionResult::NotMember,
+        Reason::TargetUnreachable | Reason::NoCandidate => PartitionResult::Unreachable,
+        Reason::NoPrimary
+        | Reason::PriorityElectionDisabled
+        | Reason::Paused
+        | Reason::Capped
+        | Reason::Filtered
+        | Reason::BudgetSpent => PartitionResult::Cancelled,
+        // The best of those that can lead does.
+        Reason::PrimaryUnreachable
+        | Reason::Drained
+        | Reason::AlreadyLeader
+        | Reason::Misplaced
+        | Reason::Uneven
+        | Reason::Overloaded
+        | Reason::EvenAlready
+        | Reason::Override => PartitionResult::AlreadyLeader,
+    }
 }
 
 /// What became of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum PartitionResult {
     Transferred,
@@ -74,6 +178,7 @@ pub(crate) enum PartitionResult {
     Unreachable,
     NoResponse,
     NotMember,
+    NotReplicating,
     TransferInProgress,
     ReplicationTimedOut,
     TimeoutNowExhausted,
@@ -92,6 +197,7 @@ impl PartitionResult {
             Self::Unreachable => "UNREACHABLE",
             Self::NoResponse => "NO_RESPONSE",
             Self::NotMember => "NOT_MEMBER",
+            Self::NotReplicating => "NOT_REPLICATING",
             Self::TransferInProgress => "TRANSFER_IN_PROGRESS",
             Self::ReplicationTimedOut => "REPLICATION_TIMED_OUT",
             Self::TimeoutNowExhausted => "TIMEOUT_NOW_EXHAUSTED",
@@ -100,17 +206,31 @@ impl PartitionResult {
         }
     }
 
-    fn is_success(self) -> bool {
+    /// Whether the partition is led as wanted.
+    pub(crate) fn is_success(self) -> bool {
         matches!(self, Self::Transferred | Self::AlreadyLeader)
+    }
+
+    /// Whether asking again soon may end better.
+    pub(crate) fn is_worth_a_retry(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable
+                | Self::NoResponse
+                | Self::TransferInProgress
+                | Self::ReplicationTimedOut
+                | Self::TimeoutNowExhausted
+                | Self::LeaderChanged
+        )
     }
 }
 
 /// A leader's answer in the names of the run; the second part says more where the name cannot.
-pub(crate) fn result_of(answer: StepDown) -> (PartitionResult, Option<&'static str>) {
+pub(crate) fn result_of(answer: StepDown) -> (PartitionResult, Option<Reason>) {
     match answer {
         StepDown::Transferred => (PartitionResult::Transferred, None),
         StepDown::AlreadyLeader => (PartitionResult::AlreadyLeader, None),
-        StepDown::LagTooHigh => (PartitionResult::LagTooHigh, Some("PRIMARY_LAGGING")),
+        StepDown::LagTooHigh => (PartitionResult::LagTooHigh, Some(Reason::PrimaryLagging)),
         StepDown::Unreachable => (PartitionResult::Unreachable, None),
         StepDown::TransferInProgress => (PartitionResult::TransferInProgress, None),
         StepDown::ReplicationTimedOut => (PartitionResult::ReplicationTimedOut, None),
@@ -118,203 +238,61 @@ pub(crate) fn result_of(answer: StepDown) -> (PartitionResult, Option<&'static s
         StepDown::NotLeader | StepDown::LeaderChanged => (PartitionResult::LeaderChanged, None),
         StepDown::UnknownPartition | StepDown::NotMember => (PartitionResult::NotMember, None),
         StepDown::PriorityElectionDisabled => {
-            (PartitionResult::Cancelled, Some("PRIORITY_ELECTION_DISABLED"))
+            (PartitionResult::Cancelled, Some(Reason::PriorityElectionDisabled))
         }
-        StepDown::NoPrimary => (PartitionResult::Cancelled, Some("NO_PRIMARY")),
+        StepDown::NoPrimary => (PartitionResult::Cancelled, Some(Reason::NoPrimary)),
         StepDown::Unspecified => (PartitionResult::NoResponse, None),
     }
 }
 
-/// How far a partition's transfer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub(crate) enum Progress {
-    Pending,
-    Transferring,
-    Completed,
+/// What became of one partition, in full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) result: PartitionResult,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) detail: String,
+    pub(crate) from: Option<NodeId>,
+    pub(crate) to: Option<NodeId>,
+    /// How long old leaders held writes back.
+    pub(crate) frozen_us: Option<u64>,
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum RunResult {
     /// Every partition was transferred or already well led.
     Completed,
-    /// At least one was not.
+    /// It was stopped before its end.
+    Cancelled,
+    /// At least one partition is not led as wanted.
     Failed,
 }
 
-/// One partition of a run, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct PartitionRun {
-    pub(crate) partition_id: u32,
-    physical_tenant_id: &'static str,
-    current_leader: Option<String>,
-    desired_leader: String,
-    pub(crate) progress: Progress,
-    pub(crate) result: Option<PartitionResult>,
-    from: Option<String>,
-    to: Option<String>,
-    gap_ms: Option<f64>,
-    reason: Option<&'static str>,
-    detail: Option<String>,
-}
-
-/// What became of one partition, in full.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Outcome {
-    pub(crate) result: PartitionResult,
-    pub(crate) reason: Option<&'static str>,
-    pub(crate) detail: String,
-    pub(crate) from: Option<NodeId>,
-    pub(crate) to: Option<NodeId>,
-    /// How long the old leader held writes back.
-    pub(crate) frozen_us: Option<u64>,
-}
-
-/// One run, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Run {
-    pub(crate) rebalance_id: u64,
-    started_at: String,
-    dry_run: bool,
-    cancel_requested: bool,
-    pub(crate) partitions: Vec<PartitionRun>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finished_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) result: Option<RunResult>,
-}
-
-/// Zeebe 8.10 names the tenant of every partition; we have one.
-const PHYSICAL_TENANT: &str = "default";
-
-impl Run {
-    /// A run that has not asked anyone yet.
-    pub(crate) fn new(rebalance_id: u64, misplaced: &[Misplaced], now: SystemTime) -> Self {
-        let partitions = misplaced.iter().map(|partition| PartitionRun {
-            partition_id: partition.partition.0,
-            physical_tenant_id: PHYSICAL_TENANT,
-            current_leader: partition.leader.map(|(node, _)| node.to_string()),
-            desired_leader: partition.primary.to_string(),
-            progress: Progress::Pending,
-            result: None,
-            from: None,
-            to: None,
-            gap_ms: None,
-            reason: None,
-            detail: None,
-        });
-        Self {
-            rebalance_id,
-            started_at: timestamp(now),
-            dry_run: false,
-            cancel_requested: false,
-            partitions: partitions.collect(),
-            finished_at: None,
-            result: None,
+impl RunResult {
+    /// From the outcomes of all partitions.
+    pub(crate) fn of(outcomes: &[&Outcome], cancel_requested: bool) -> Self {
+        let stopped = |outcome: &&Outcome| {
+            outcome.result == PartitionResult::Cancelled
+                && (cancel_requested || outcome.reason == Some(Reason::BudgetSpent))
+        };
+        if outcomes.iter().any(stopped) {
+            Self::Cancelled
+        } else if outcomes.iter().all(|outcome| outcome.result.is_success()) {
+            Self::Completed
+        } else {
+            Self::Failed
         }
     }
 
-    /// The partition's leader is being asked.
-    pub(crate) fn begin(&mut self, partition: PartitionId) {
-        if let Some(entry) = self.entry(partition) {
-            entry.progress = Progress::Transferring;
+    /// As metrics and the log name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
         }
     }
-
-    /// The partition is done with.
-    pub(crate) fn end(&mut self, partition: PartitionId, outcome: Outcome) {
-        let Some(entry) = self.entry(partition) else { return };
-        entry.progress = Progress::Completed;
-        entry.result = Some(outcome.result);
-        entry.reason = outcome.reason;
-        entry.detail = Some(outcome.detail).filter(|detail| !detail.is_empty());
-        entry.from = outcome.from.map(|node| node.to_string());
-        entry.to = outcome.to.map(|node| node.to_string());
-        entry.gap_ms = outcome.frozen_us.map(|us| us as f64 / 1000.0);
-        if let (PartitionResult::Transferred, Some(to)) = (outcome.result, outcome.to) {
-            entry.current_leader = Some(to.to_string());
-        }
-    }
-
-    /// Every partition is done with.
-    pub(crate) fn finish(&mut self, now: SystemTime) -> RunResult {
-        let success = self.partitions.iter().all(|p| p.result.is_some_and(PartitionResult::is_success));
-        let result = if success { RunResult::Completed } else { RunResult::Failed };
-        self.finished_at = Some(timestamp(now));
-        self.result = Some(result);
-        result
-    }
-
-    fn entry(&mut self, partition: PartitionId) -> Option<&mut PartitionRun> {
-        // In order of partition, as the topology is.
-        let at = self.partitions.binary_search_by_key(&partition.0, |entry| entry.partition_id).ok()?;
-        self.partitions.get_mut(at)
-    }
-}
-
-fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
-}
-
-/// `GET /cluster/v2/rebalance`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BalanceJson {
-    pub(crate) state: &'static str,
-    partitions: Vec<PartitionBalance>,
-    running_rebalance: Option<Run>,
-    last_completed_rebalance: Option<Run>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PartitionBalance {
-    partition_id: u32,
-    physical_tenant_id: &'static str,
-    current_leader: Option<String>,
-    desired_leader: Option<String>,
-    state: &'static str,
-}
-
-/// How balanced the cluster is, and what is being done about it.
-pub(crate) fn balance(topology: &Topology, running: Option<Run>, last: Option<Run>) -> BalanceJson {
-    let transferring = |partition: PartitionId| {
-        running.as_ref().is_some_and(|run| {
-            run.partitions
-                .iter()
-                .any(|entry| entry.partition_id == partition.0 && entry.progress == Progress::Transferring)
-        })
-    };
-    let partitions: Vec<PartitionBalance> = topology
-        .partitions
-        .iter()
-        .map(|partition| PartitionBalance {
-            partition_id: partition.id.0,
-            physical_tenant_id: PHYSICAL_TENANT,
-            current_leader: partition.leader.map(|node| node.to_string()),
-            // Without a single primary the leader that there is will do.
-            desired_leader: partition.primary.or(partition.leader).map(|node| node.to_string()),
-            state: if transferring(partition.id) {
-                "TRANSFERRING"
-            } else if partition.leader.is_none() || misplaced(partition).is_some() {
-                "UNBALANCED"
-            } else {
-                "BALANCED"
-            },
-        })
-        .collect();
-    let state = if running.is_some() {
-        "BALANCING"
-    } else if partitions.iter().all(|partition| partition.state == "BALANCED") {
-        "BALANCED"
-    } else {
-        "UNBALANCED"
-    };
-    BalanceJson { state, partitions, running_rebalance: running, last_completed_rebalance: last }
 }
 
 #[cfg(test)]

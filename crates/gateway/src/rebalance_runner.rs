@@ -1,259 +1,512 @@
-//! Runs rebalances: at most one at a time, its partitions with bounded concurrency, after the request has been
-//! answered. Keeps the last runs in memory.
+//! Runs rebalances. At most one is under way in the cluster; it lives in the system group, so any gateway can show it,
+//! cancel it, and carry it on when the gateway that carried it out is gone.
+//!
+//! A partition is first journalled as begun and then handed over. Whoever takes a run over finds in the journal what
+//! may have been asked for, and in the topology what came of it; and since a leader is asked to step down in a given
+//! term, two gateways that both think that they own the run cannot move a partition twice.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use evenkeel_protocol::NodeId;
-use evenkeel_protocol::internal::v1::StepDownRequest;
-use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
+use evenkeel_protocol::PartitionId;
+use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster_view::{LatestLags, cluster_view};
 use crate::metric_definitions;
+use crate::planner::Reason;
 use crate::rebalance::{
-    BalanceJson, Decision, Misplaced, Outcome, PartitionResult, Run, RunResult, balance, decide, result_of,
+    Decision, Outcome, PartitionResult, PlannedPartition, RefusedBecause, RunResult, all_planned, decide,
+    refused,
 };
+use crate::rebalance_journal::Journal;
+use crate::rebalance_record::{
+    ActiveRun, BalanceJson, Run, RunHead, RunJson, Transition, balance, outcome_of_plan, timestamp,
+};
+use crate::rebalance_request::RebalanceRequest;
+use crate::rebalance_store::{ACTIVE_RUN_KEY, RunStore};
+use crate::rebalance_transfer::Transfers;
+use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
+use crate::topology::SharedTopology;
 use crate::writes::Router;
 
-/// Partitions handed over at once.
-const CONCURRENT_MAX: usize = 4;
-/// Runs that can be looked up afterwards.
-const RUNS_KEPT_MAX: usize = 100;
-/// A leader catches the target up, transfers, and may try the next replica: longer than all of that.
-const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Leaders asked for one partition, when leadership moves meanwhile.
-const LEADERS_ASKED_MAX: u32 = 3;
-/// How long the published topology may take to show a new leader.
-const LEADER_SHOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Of so many partitions one may be without leader for a moment; at least one in any case.
+const PARTITIONS_PER_TRANSFER: u32 = 100;
+/// How long brokers may take to tell their followers' lag before a plan.
+const LEADERS_ASKED_TIMEOUT: Duration = Duration::from_millis(100);
+/// Statuses that a broker sends to who asks: what it published last, and then what is so now.
+const STATUSES_ASKED: usize = 2;
+/// How often a gateway looks for a run under way, and how often once there is one of another gateway.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_CLOSELY_INTERVAL: Duration = Duration::from_millis(100);
+/// An owner that shows no life for so long is replaced. Three beats; with the look before it, within a second.
+const SILENT_MAX: Duration = Duration::from_millis(700);
+/// Two looks further apart say nothing about the time between: the system group may have been without leader.
+const LOOKS_APART_MAX: Duration = Duration::from_millis(400);
+/// Times that asking to cancel may meet a beat.
+const CANCEL_ATTEMPTS_MAX: u32 = 20;
 
-/// How a request was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answered {
-    Started { id: u64 },
-    Running { id: u64 },
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Accepted {
+    Started {
+        id: u64,
+    },
+    /// The same request has started this run before.
+    StartedBefore {
+        id: u64,
+    },
     Noop,
-    Refused,
 }
 
-#[derive(Default)]
-struct Runs {
-    last_id: u64,
-    active: Option<Run>,
-    finished: VecDeque<Run>,
+/// Why no run was started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotStarted {
+    #[error("rebalance {id} is under way; wait for it, or cancel it with DELETE /cluster/v2/rebalance")]
+    Active { id: u64 },
+    #[error("ownership is paused; resume it with PUT /ESCManager/internal/ownership/resume")]
+    Paused,
+    #[error(
+        "the plan is {now} now and not {given}: the cluster has changed since the dry run; look at a new one"
+    )]
+    PlanChanged { given: String, now: String },
+    #[error("partition {partition} does not exist: the cluster has 1 to {partitions_count}")]
+    UnknownPartition { partition: PartitionId, partitions_count: u32 },
+    #[error(transparent)]
+    Refused(#[from] RefusedBecause),
+    #[error(transparent)]
+    Store(#[from] SystemStoreError),
 }
 
-/// Starts runs and remembers them. Cheap to clone.
+/// Starts runs, carries them out, and shows them. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Rebalancer {
+pub(crate) struct Rebalancer(Arc<Inner>);
+
+struct Inner {
     router: Arc<Router>,
-    runs: Arc<Mutex<Runs>>,
+    runs: RunStore,
+    /// This gateway's name as an owner, drawn at its start.
+    me: String,
     tasks: TaskTracker,
+    stopping: CancellationToken,
+    /// The run that this gateway carries out.
+    driving: Mutex<Option<(u64, Journal)>>,
 }
 
 impl Rebalancer {
-    /// Runs are spawned on `tasks`, so that a stopping gateway can wait for them.
-    pub(crate) fn new(router: Arc<Router>, tasks: TaskTracker) -> Self {
-        Self { router, runs: Arc::default(), tasks }
+    /// Runs are spawned on `tasks`, so that a stopping gateway can wait until it has left them to others.
+    pub(crate) fn new(router: Arc<Router>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
+        let runs = RunStore { store: SystemStore::new(Arc::clone(&router)) };
+        let me = format!("{:032x}", rand::random::<u128>());
+        Self(Arc::new(Inner { router, runs, me, tasks, stopping, driving: Mutex::default() }))
+    }
+
+    fn topology(&self) -> SharedTopology {
+        self.0.router.topology.borrow().clone()
     }
 
     /// Starts a run unless there is nothing to do, nothing that can be done, or one under way.
-    pub(crate) fn request(&self) -> Answered {
-        let topology = self.router.topology.borrow().clone();
-        let (id, misplaced) = {
-            let mut runs = self.runs.lock();
-            if let Some(active) = &runs.active {
-                return Answered::Running { id: active.rebalance_id };
+    pub(crate) async fn start(&self, request: &RebalanceRequest) -> Result<Accepted, NotStarted> {
+        let started = self.try_start(request).await;
+        match &started {
+            Ok(Accepted::Noop) => {
+                metric_definitions::rebalance_runs("noop").increment(1);
+                tracing::info!("rebalance: nothing to do, every partition is led as wanted");
             }
-            match decide(&topology) {
-                Decision::Balanced => {
-                    metric_definitions::rebalance_runs("noop").increment(1);
-                    tracing::info!("rebalance: nothing to do, every partition is led by its primary");
-                    return Answered::Noop;
-                }
-                Decision::Refused(because) => {
-                    metric_definitions::rebalance_runs("refused").increment(1);
-                    tracing::warn!("rebalance refused: {because}");
-                    return Answered::Refused;
-                }
-                Decision::Run(misplaced) => {
-                    runs.last_id += 1;
-                    let id = runs.last_id;
-                    runs.active = Some(Run::new(id, &misplaced, SystemTime::now()));
-                    (id, misplaced)
-                }
+            Ok(_) | Err(NotStarted::Active { .. }) => {}
+            Err(because) => {
+                metric_definitions::rebalance_runs("refused").increment(1);
+                tracing::warn!("rebalance refused: {because}");
             }
-        };
-        tracing::info!(run = id, partitions = misplaced.len(), "rebalance started");
-        self.tasks.spawn(self.clone().run(id, misplaced));
-        Answered::Started { id }
+        }
+        started
     }
 
-    /// The run under way.
-    pub(crate) fn active_id(&self) -> Option<u64> {
-        self.runs.lock().active.as_ref().map(|run| run.rebalance_id)
+    async fn try_start(&self, request: &RebalanceRequest) -> Result<Accepted, NotStarted> {
+        let settings = &request.settings;
+        let runs = &self.0.runs;
+        if let Some(because) = refused(&self.topology(), settings.policy) {
+            return Err(because.into());
+        }
+        self.check_partitions(request)?;
+        let now = SystemTime::now();
+        let key = request.idempotency_key.as_deref();
+        if let Some(id) = self.requested_before(key, now).await? {
+            return Ok(Accepted::StartedBefore { id });
+        }
+        if let Some(active) = runs.active().await? {
+            return Err(NotStarted::Active { id: active.value.id });
+        }
+        if runs.store.ownership().await?.paused {
+            return Err(NotStarted::Paused);
+        }
+        let latest =
+            match decide(&self.topology(), &cluster_view(&self.topology(), &LatestLags::default()), settings)
+                .0
+            {
+                // A balanced cluster is left alone: nobody is asked anything.
+                Decision::Balanced => LatestLags::default(),
+                Decision::Refused(_) | Decision::Run(_) => self.ask_leaders().await,
+            };
+        let topology = self.topology();
+        let (decision, plan) = decide(&topology, &cluster_view(&topology, &latest), settings);
+        let fingerprint = plan.map(|plan| plan.fingerprint).unwrap_or_default();
+        if let Some(given) = request.plan.as_ref().filter(|given| **given != fingerprint) {
+            return Err(NotStarted::PlanChanged { given: given.clone(), now: fingerprint });
+        }
+        let plan = match decision {
+            Decision::Balanced => return Ok(Accepted::Noop),
+            Decision::Refused(because) => return Err(because.into()),
+            Decision::Run(plan) => plan,
+        };
+        let head = RunHead {
+            id: 0,
+            started_at: timestamp(now),
+            settings: settings.clone(),
+            fingerprint,
+            cancel_requested: false,
+            finished_at: None,
+            result: None,
+            results: BTreeMap::new(),
+        };
+        match runs.create(head, &plan, &self.0.me, key, now).await {
+            Ok((head, version)) => {
+                let id = head.id;
+                tracing::info!(run = id, partitions = plan.len(), "rebalance started");
+                for outcome in plan.iter().filter_map(outcome_of_plan) {
+                    metric_definitions::rebalance_partition_results(outcome.result.name()).increment(1);
+                }
+                let value = ActiveRun { id, owner: self.0.me.clone(), beat: 0, cancel_requested: false };
+                self.drive(Run::assemble(head, plan, []), Versioned { value, version }, 0);
+                Ok(Accepted::Started { id })
+            }
+            Err(error) if error.is_conflict() => {
+                if let Some(id) = self.requested_before(key, now).await? {
+                    return Ok(Accepted::StartedBefore { id });
+                }
+                match runs.active().await? {
+                    Some(active) => Err(NotStarted::Active { id: active.value.id }),
+                    None => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn requested_before(
+        &self,
+        key: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Option<u64>, SystemStoreError> {
+        match key {
+            Some(key) => self.0.runs.requested_before(key, now).await,
+            None => Ok(None),
+        }
+    }
+
+    fn check_partitions(&self, request: &RebalanceRequest) -> Result<(), NotStarted> {
+        let partitions_count = self.topology().partitions_count;
+        let unknown = |partition: &&PartitionId| !(1..=partitions_count).contains(&partition.0);
+        match request.settings.partitions.iter().flatten().find(unknown) {
+            Some(partition) => Err(NotStarted::UnknownPartition { partition: *partition, partitions_count }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a run would do now. Nothing is stored.
+    pub(crate) async fn dry_run(&self, request: &RebalanceRequest) -> Result<BalanceJson, NotStarted> {
+        if !self.topology().is_reachable() {
+            return Err(RefusedBecause::NoBroker.into());
+        }
+        self.check_partitions(request)?;
+        let paused = self.0.runs.store.ownership().await?.paused;
+        let latest = self.ask_leaders().await;
+        let topology = self.topology();
+        let mut view = cluster_view(&topology, &latest);
+        view.paused = paused;
+        let plan = crate::planner::plan(&view, &request.settings.plan_request());
+        if let Some(given) = request.plan.as_ref().filter(|given| **given != plan.fingerprint) {
+            return Err(NotStarted::PlanChanged { given: given.clone(), now: plan.fingerprint });
+        }
+        let planned = all_planned(&topology, &plan);
+        let dry = RunJson::dry(&request.settings, &plan.fingerprint, planned, SystemTime::now());
+        let mut shown = self.balance().await?;
+        shown.planned_rebalance = Some(dry);
+        Ok(shown)
+    }
+
+    /// Asks every broker for its followers' lag as it is now. Who does not answer in time is not waited for.
+    async fn ask_leaders(&self) -> LatestLags {
+        let topology = self.topology();
+        let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
+        let latest = Mutex::new(LatestLags::default());
+        let ask = reachable.filter_map(|broker| self.0.router.links.get(broker.node)).map(|link| async {
+            let mut client = link.client();
+            let Ok(statuses) = client.watch_status(WatchStatusRequest {}).await else { return };
+            let mut statuses = statuses.into_inner().take(STATUSES_ASKED);
+            while let Some(Ok(status)) = statuses.next().await {
+                latest.lock().take(&status);
+            }
+        });
+        // What has been told until then counts.
+        let _ = timeout(LEADERS_ASKED_TIMEOUT, futures::future::join_all(ask)).await;
+        latest.into_inner()
     }
 
     /// How balanced the cluster is, with the active and the last run.
-    pub(crate) fn balance(&self) -> BalanceJson {
-        let (running, last) = {
-            let runs = self.runs.lock();
-            (runs.active.clone(), runs.finished.back().cloned())
+    pub(crate) async fn balance(&self) -> Result<BalanceJson, SystemStoreError> {
+        let runs = &self.0.runs;
+        let running = match runs.active().await? {
+            Some(active) => self.shown(active.value.id, Some(&active.value)).await?,
+            None => None,
         };
-        balance(&self.router.topology.borrow(), running, last)
+        let finished = runs.heads().await?.into_iter().find(|head| head.finished_at.is_some());
+        let last = match finished {
+            Some(head) => runs.load(head.id).await?,
+            None => None,
+        };
+        // It may have finished in between.
+        let running = running.filter(|run| run.head.finished_at.is_none());
+        Ok(balance(&self.topology(), running.as_ref(), last.as_ref()))
+    }
+
+    async fn shown(&self, id: u64, active: Option<&ActiveRun>) -> Result<Option<Run>, SystemStoreError> {
+        let Some(mut run) = self.0.runs.load(id).await? else { return Ok(None) };
+        run.head.cancel_requested |= active.is_some_and(|active| active.id == id && active.cancel_requested);
+        Ok(Some(run))
     }
 
     /// A run by its id, while it is remembered.
-    pub(crate) fn find(&self, id: u64) -> Option<Run> {
-        let runs = self.runs.lock();
-        runs.active.iter().chain(&runs.finished).find(|run| run.rebalance_id == id).cloned()
+    pub(crate) async fn find(&self, id: u64) -> Result<Option<RunJson>, SystemStoreError> {
+        let active = self.0.runs.active().await?;
+        let run = self.shown(id, active.as_ref().map(|active| &active.value)).await?;
+        Ok(run.as_ref().map(RunJson::of))
     }
 
-    async fn run(self, id: u64, misplaced: Vec<Misplaced>) {
-        let this = &self;
-        futures::stream::iter(misplaced)
-            .for_each_concurrent(CONCURRENT_MAX, |partition| async move {
-                this.update(|run| run.begin(partition.partition));
-                let outcome = this.hand_over(partition).await;
-                metric_definitions::rebalance_partition_results(outcome.result.name()).increment(1);
-                tracing::info!(
-                    run = id,
-                    partition = %partition.partition,
-                    result = outcome.result.name(),
-                    from = ?outcome.from.map(|node| node.0),
-                    to = ?outcome.to.map(|node| node.0),
-                    "{}", outcome.detail
-                );
-                this.update(|run| run.end(partition.partition, outcome));
+    /// The run under way in the cluster.
+    pub(crate) async fn active_id(&self) -> Result<Option<u64>, SystemStoreError> {
+        Ok(self.0.runs.active().await?.map(|active| active.value.id))
+    }
+
+    /// The heads of all runs that are remembered, the newest first.
+    pub(crate) async fn history(&self) -> Result<Vec<RunHead>, SystemStoreError> {
+        self.0.runs.heads().await
+    }
+
+    /// Asks the run under way (if an id is given, this one) to stop; whether there is one. Transfers under way finish.
+    pub(crate) async fn cancel(&self, id: Option<u64>) -> Result<bool, SystemStoreError> {
+        let mut attempt = 1;
+        loop {
+            let active = self.0.runs.active().await?;
+            let Some(Versioned { value, version }) = active.filter(|a| id.is_none_or(|id| id == a.value.id))
+            else {
+                return Ok(false);
+            };
+            if let Some((_, journal)) = self.0.driving.lock().as_ref().filter(|(run, _)| *run == value.id) {
+                journal.cancelled.cancel();
+            }
+            let cancelled = ActiveRun { cancel_requested: true, ..value };
+            match self.0.runs.store.put(ACTIVE_RUN_KEY, &cancelled, Expect::Version(version)).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_conflict() && attempt < CANCEL_ATTEMPTS_MAX => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Carries out a run that this gateway owns; `next` is the number of its journal's next record.
+    fn drive(&self, run: Run, active: Versioned<ActiveRun>, next: u64) {
+        let id = run.head.id;
+        let journal = Journal::start(self.0.runs.clone(), active, next);
+        *self.0.driving.lock() = Some((id, journal.clone()));
+        let this = self.clone();
+        self.0.tasks.spawn(async move {
+            let began = Instant::now();
+            let lost = journal.lost.clone();
+            let carried_out = async {
+                if let Some((result, partitions)) = this.carry_out(run, &journal).await {
+                    metric_definitions::rebalance_runs(result.name()).increment(1);
+                    metric_definitions::rebalance_run_seconds().record(began.elapsed());
+                    tracing::info!(run = id, result = result.name(), partitions, "rebalance finished");
+                }
+            };
+            tokio::select! {
+                biased;
+                () = carried_out => {}
+                () = lost.cancelled() => tracing::warn!(run = id, "another gateway carries this rebalance on"),
+            }
+            *this.0.driving.lock() = None;
+            if let Err(error) = this.0.runs.forget_old(SystemTime::now()).await {
+                tracing::warn!("old rebalances are forgotten later: {error}");
+            }
+        });
+    }
+
+    /// How the run ended, and of how many partitions; `None` when it is left to another gateway.
+    async fn carry_out(&self, run: Run, journal: &Journal) -> Option<(RunResult, usize)> {
+        let settings = &run.head.settings;
+        let transfers = Transfers { router: Arc::clone(&self.0.router), settings: settings.clone() };
+        let partitions_count = self.topology().partitions_count;
+        let at_once = settings.concurrent_max.min((partitions_count / PARTITIONS_PER_TRANSFER).max(1));
+        let frozen_us = AtomicU64::new(u64::try_from(run.frozen().as_micros()).unwrap_or(u64::MAX));
+        let budget_us =
+            settings.pause_budget.map(|budget| u64::try_from(budget.as_micros()).unwrap_or(u64::MAX));
+        let outcomes: Mutex<BTreeMap<PartitionId, Outcome>> = Mutex::default();
+        let open = |planned: &&PlannedPartition| run.outcome(planned.partition).is_none();
+        let (begun, pending): (Vec<_>, Vec<_>) =
+            run.plan.iter().filter(open).partition(|planned| run.is_begun(planned.partition));
+        futures::stream::iter(begun.into_iter().chain(pending))
+            .for_each_concurrent(at_once as usize, async |planned| {
+                let (id, partition) = (run.head.id, planned.partition);
+                let begun = run.is_begun(partition);
+                if self.0.stopping.is_cancelled() {
+                    return;
+                }
+                let spent = budget_us.is_some_and(|budget| frozen_us.load(Ordering::Relaxed) >= budget);
+                let outcome = if !begun && journal.cancelled.is_cancelled() {
+                    stopped(planned, planned.reason, "the run was cancelled before its turn")
+                } else if !begun && spent {
+                    stopped(planned, Reason::BudgetSpent, "the run's pauseBudget was spent before its turn")
+                } else {
+                    if !begun && journal.begun(Transition::Begun(partition)).await.is_err() {
+                        return;
+                    }
+                    transfers.hand_over(planned, begun).await
+                };
+                frozen_us.fetch_add(outcome.frozen_us.unwrap_or(0), Ordering::Relaxed);
+                told(id, planned, &outcome);
+                outcomes.lock().insert(partition, outcome.clone());
+                // A journal that is lost ends this run as a whole.
+                let _ = journal.ended(Transition::Ended(partition, outcome)).await;
             })
             .await;
-        let mut runs = self.runs.lock();
-        if let Some(mut run) = runs.active.take() {
-            let result = match run.finish(SystemTime::now()) {
-                RunResult::Completed => "completed",
-                RunResult::Failed => "failed",
-            };
-            metric_definitions::rebalance_runs(result).increment(1);
-            tracing::info!(run = id, result, "rebalance finished");
-            if runs.finished.len() == RUNS_KEPT_MAX {
-                runs.finished.pop_front();
-            }
-            runs.finished.push_back(run);
+        let outcomes = outcomes.into_inner();
+        let all: Vec<&Outcome> = run
+            .plan
+            .iter()
+            .filter_map(|planned| run.outcome(planned.partition).or_else(|| outcomes.get(&planned.partition)))
+            .collect();
+        if all.len() < run.plan.len() {
+            tracing::info!(run = run.head.id, "this gateway stops: another one carries the rebalance on");
+            // When this fails, its silence tells.
+            let _ = journal.release().await;
+            return None;
         }
+        let mut results: BTreeMap<String, u64> = BTreeMap::new();
+        for outcome in &all {
+            *results.entry(outcome.result.name().to_owned()).or_default() += 1;
+        }
+        let result = RunResult::of(&all, journal.cancelled.is_cancelled());
+        let finished_at = Some(timestamp(SystemTime::now()));
+        let head = RunHead { finished_at, result: Some(result), results, ..run.head.clone() };
+        journal.finish(head).await.ok()?;
+        Some((result, run.plan.len()))
     }
 
-    fn update(&self, change: impl FnOnce(&mut Run)) {
-        if let Some(run) = &mut self.runs.lock().active {
-            change(run);
-        }
-    }
-
-    /// Asks the partition's leader to hand over; asks the next one when leadership has moved.
-    async fn hand_over(&self, mut partition: Misplaced) -> Outcome {
-        let mut outcome = ended(PartitionResult::NoLeader, partition, "the partition has no leader");
-        for _ in 0..LEADERS_ASKED_MAX {
-            let Some((leader, _)) = partition.leader else { break };
-            outcome = self.ask(partition, leader).await;
-            if outcome.result != PartitionResult::LeaderChanged {
-                break;
+    /// Looks for runs whose gateway is gone, until this gateway stops, and carries them on.
+    pub(crate) async fn watch_over(self) {
+        let mut seen: Option<Seen> = None;
+        while !self.0.stopping.is_cancelled() {
+            let pause = if seen.is_some() { LOOK_CLOSELY_INTERVAL } else { LOOK_INTERVAL };
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = sleep(pause) => {}
             }
-            match self.after_leader_change(partition).await {
-                Moved::ToPrimary => {
-                    return ended(
-                        PartitionResult::AlreadyLeader,
-                        partition,
-                        "its primary has come to lead it",
-                    );
+            if self.0.driving.lock().is_some() || !self.is_system_group_led() {
+                seen = None;
+                continue;
+            }
+            match self.0.runs.active().await {
+                Ok(None) => seen = None,
+                Ok(Some(active)) => {
+                    let now = Instant::now();
+                    let known = seen
+                        .filter(|seen| seen.version == active.version && now - seen.last < LOOKS_APART_MAX);
+                    let since = known.map_or(now, |known| known.since);
+                    seen = Some(Seen { version: active.version, since, last: now });
+                    if active.value.owner.is_empty() || now - since >= SILENT_MAX {
+                        seen = None;
+                        self.take_over(active).await;
+                    }
                 }
-                Moved::To(now) => partition = now,
-                Moved::Unknown => break,
+                Err(error) => {
+                    seen = None;
+                    tracing::debug!("looking for a rebalance under way: {error}");
+                }
             }
         }
-        if let (PartitionResult::Transferred, Some(to)) = (outcome.result, outcome.to) {
-            self.until_shown(partition, to).await;
-        }
-        outcome
     }
 
-    async fn ask(&self, partition: Misplaced, leader: NodeId) -> Outcome {
-        let Some(link) = self.router.links.get(leader) else {
-            return ended(PartitionResult::Unreachable, partition, "its leader is not in cluster.brokers");
+    fn is_system_group_led(&self) -> bool {
+        self.topology().system.as_ref().is_some_and(|group| group.leader.is_some())
+    }
+
+    async fn take_over(&self, silent: Versioned<ActiveRun>) {
+        let id = silent.value.id;
+        let mine = ActiveRun { owner: self.0.me.clone(), beat: silent.value.beat + 1, ..silent.value };
+        let runs = &self.0.runs;
+        // First the ownership, then the journal: from now on nobody else adds to it.
+        let version = match runs.store.put(ACTIVE_RUN_KEY, &mine, Expect::Version(silent.version)).await {
+            Ok(version) => version,
+            Err(error) if error.is_conflict() => return,
+            Err(error) => return tracing::warn!(run = id, "taking a rebalance over: {error}"),
         };
-        let term = partition.leader.map_or(0, |(_, epoch)| epoch.term);
-        let request = StepDownRequest { partition_id: partition.partition.0, term, ..Default::default() };
-        match timeout(STEP_DOWN_TIMEOUT, link.client().step_down(request)).await {
-            Err(_) => ended(PartitionResult::NoResponse, partition, "its leader did not answer in time"),
-            Ok(Err(status)) => {
-                // Whether the leader got the request cannot be told from a broken connection.
-                let result = if status.code() == tonic::Code::Unavailable {
-                    PartitionResult::Unreachable
-                } else {
-                    PartitionResult::NoResponse
-                };
-                ended(result, partition, &format!("broker {leader}: {}", status.message()))
+        match runs.load_with_journal(id).await {
+            Ok(Some((run, next))) => {
+                tracing::warn!(run = id, "the gateway of this rebalance is gone: carrying it on");
+                self.drive(run, Versioned { value: mine, version }, next);
             }
-            Ok(Ok(response)) => {
-                let answer = response.into_inner();
-                let (result, reason) = result_of(answer.result());
-                let transferred = answer.result() == StepDown::Transferred;
-                Outcome {
-                    result,
-                    reason,
-                    frozen_us: transferred.then_some(answer.frozen_us),
-                    from: answer.from.map(NodeId).or(Some(leader)),
-                    to: answer.to.map(NodeId),
-                    detail: answer.detail,
+            Ok(None) => {
+                tracing::error!(run = id, "this rebalance has no plan any more: it is given up");
+                let mut batch = Batch::default();
+                batch.delete(ACTIVE_RUN_KEY, Expect::Version(version));
+                if let Err(error) = runs.store.commit(batch).await {
+                    tracing::warn!(run = id, "giving a rebalance up: {error}");
                 }
             }
-        }
-    }
-
-    /// Waits until the topology shows another leadership than `before`'s.
-    async fn after_leader_change(&self, before: Misplaced) -> Moved {
-        let mut topology = self.router.topology.clone();
-        let changed = topology.wait_for(|view| {
-            view.partition(before.partition)
-                .is_some_and(|p| p.leader.is_some() && p.leader.zip(p.epoch) != before.leader)
-        });
-        let Ok(Ok(view)) = timeout(LEADER_SHOWN_TIMEOUT, changed).await else { return Moved::Unknown };
-        match view.partition(before.partition).map(crate::rebalance::misplaced) {
-            Some(Some(now)) => Moved::To(now),
-            Some(None) => Moved::ToPrimary,
-            None => Moved::Unknown,
-        }
-    }
-
-    /// Waits until the topology shows what the leader reported, so that a run's result never contradicts it.
-    async fn until_shown(&self, partition: Misplaced, to: NodeId) {
-        let mut topology = self.router.topology.clone();
-        let old = partition.leader.map(|(node, _)| node);
-        let deadline = Instant::now() + LEADER_SHOWN_TIMEOUT;
-        let shown = topology.wait_for(|view| {
-            view.partition(partition.partition)
-                .is_some_and(|p| p.leader == Some(to) || (p.leader.is_some() && p.leader != old))
-        });
-        if timeout_at(deadline, shown).await.is_err() {
-            tracing::warn!(partition = %partition.partition, to = %to, "the new leader has not shown itself yet");
+            // Silent again, it is taken over again.
+            Err(error) => tracing::warn!(run = id, "reading a rebalance to carry it on: {error}"),
         }
     }
 }
 
-enum Moved {
-    ToPrimary,
-    To(Misplaced),
-    Unknown,
+/// A sign of life of another gateway.
+#[derive(Clone, Copy)]
+struct Seen {
+    version: u64,
+    /// When it was seen first, and last.
+    since: Instant,
+    last: Instant,
 }
 
-fn ended(result: PartitionResult, partition: Misplaced, detail: &str) -> Outcome {
+fn stopped(planned: &PlannedPartition, reason: Reason, why: &str) -> Outcome {
     Outcome {
-        result,
-        reason: None,
-        detail: detail.to_owned(),
-        from: partition.leader.map(|(node, _)| node),
+        result: PartitionResult::Cancelled,
+        reason: Some(reason),
+        detail: format!("partition {} stays as it is: {why}", planned.partition),
+        from: planned.leader,
         to: None,
         frozen_us: None,
     }
+}
+
+fn told(run: u64, planned: &PlannedPartition, outcome: &Outcome) {
+    metric_definitions::rebalance_partition_results(outcome.result.name()).increment(1);
+    if let Some(us) = outcome.frozen_us {
+        metric_definitions::rebalance_gap_seconds().record(Duration::from_micros(us));
+    }
+    tracing::info!(
+        run,
+        partition = %planned.partition,
+        result = outcome.result.name(),
+        from = ?outcome.from.map(|node| node.0),
+        to = ?outcome.to.map(|node| node.0),
+        "{}", outcome.detail
+    );
 }

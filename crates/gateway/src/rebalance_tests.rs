@@ -1,23 +1,47 @@
 use super::*;
-use crate::topology::BrokerView;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
+use evenkeel_protocol::Epoch;
+use evenkeel_protocol::v1::{Health, Role};
+
+use crate::cluster_view::{LatestLags, cluster_view};
+use crate::rebalance_record::{Run, RunHead, RunJson, Transition, balance, timestamp};
+use crate::topology::{BrokerView, PartitionView, ReplicaView};
+
+/// Two brokers with a replica of every partition; given are leader and primary of each.
 fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
+    let priority = |primary: Option<u64>, node: u64| match primary {
+        Some(primary) => u32::from(primary == node) + 1,
+        None => 1,
+    };
+    let broker = |node: u64| BrokerView {
+        node: NodeId(node),
+        host: "b".into(),
+        port: 1,
+        version: String::new(),
+        uuid: String::new(),
+        reachable: true,
+        draining: false,
+        replicas: (1..)
+            .zip(partitions)
+            .map(|(id, &(_, primary))| ReplicaView {
+                partition: PartitionId(id),
+                role: Role::Follower,
+                health: Health::Healthy,
+                priority: priority(primary, node),
+                term: 4,
+                lag_entries: Some(0),
+                lag_bytes: Some(0),
+            })
+            .collect(),
+    };
     Topology {
-        cluster_size: 3,
+        cluster_size: 2,
         partitions_count: partitions.len() as u32,
-        replication_factor: 3,
+        replication_factor: 2,
         priority_election: true,
-        brokers: vec![BrokerView {
-            node: NodeId(0),
-            host: "b".into(),
-            port: 1,
-            version: String::new(),
-            uuid: String::new(),
-            reachable: true,
-            draining: false,
-            replicas: Vec::new(),
-        }],
+        brokers: vec![broker(0), broker(1)],
         partitions: (1..)
             .zip(partitions)
             .map(|(id, &(leader, primary))| PartitionView {
@@ -25,7 +49,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
                 leader: leader.map(NodeId),
                 epoch: leader.map(|node| Epoch { term: 4, node: NodeId(node) }),
                 primary: primary.map(NodeId),
-                replicas: Vec::new(),
+                replicas: vec![NodeId(0), NodeId(1)],
                 records: 0,
                 counted: true,
             })
@@ -34,39 +58,70 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
     }
 }
 
-fn contacted(decision: &Decision) -> Vec<u32> {
-    match decision {
-        Decision::Run(misplaced) => misplaced.iter().map(|m| m.partition.0).collect(),
-        Decision::Balanced | Decision::Refused(_) => Vec::new(),
+fn decided(topology: &Topology, settings: &RunSettings) -> Decision {
+    decide(topology, &cluster_view(topology, &LatestLags::default()), settings).0
+}
+
+fn planned_of(topology: &Topology) -> Vec<PlannedPartition> {
+    match decided(topology, &RunSettings::default()) {
+        Decision::Run(planned) => planned,
+        other => panic!("no run: {other:?}"),
     }
 }
 
 #[test]
-fn only_partitions_that_their_primary_does_not_lead_are_handed_over() {
-    let skewed = topology(&[(Some(0), Some(0)), (Some(0), Some(1)), (None, Some(2)), (Some(1), None)]);
-    assert_eq!(contacted(&decide(&skewed)), [2, 3]);
+fn only_partitions_that_their_primary_does_not_lead_take_part() {
+    let skewed = topology(&[(Some(0), Some(0)), (Some(0), Some(1)), (None, Some(1)), (Some(1), None)]);
+    let taking_part: Vec<_> = planned_of(&skewed).iter().map(|p| (p.partition.0, p.result)).collect();
+    assert_eq!(taking_part, [(2, None), (3, Some(PartitionResult::NoLeader))]);
     let balanced = topology(&[(Some(0), Some(0)), (Some(1), Some(1)), (Some(1), None)]);
-    assert_eq!(decide(&balanced), Decision::Balanced);
+    assert_eq!(decided(&balanced, &RunSettings::default()), Decision::Balanced);
+}
+
+#[test]
+fn partitions_asked_for_by_name_are_told_about_and_others_left_out() {
+    let skewed = topology(&[(Some(0), Some(0)), (Some(0), Some(1)), (Some(0), Some(1))]);
+    let settings =
+        RunSettings { partitions: Some([PartitionId(1), PartitionId(2)].into()), ..RunSettings::default() };
+    let Decision::Run(planned) = decided(&skewed, &settings) else { panic!("no run") };
+    let told: Vec<_> = planned.iter().map(|p| (p.partition.0, p.result)).collect();
+    assert_eq!(told, [(2, None), (1, Some(PartitionResult::AlreadyLeader))]);
+}
+
+#[test]
+fn a_primary_that_lags_or_is_away_is_told_as_such() {
+    let mut lagging = topology(&[(Some(0), Some(1))]);
+    lagging.brokers[1].replicas[0].lag_bytes = Some(u64::MAX);
+    assert_eq!(planned_of(&lagging)[0].result, Some(PartitionResult::LagTooHigh));
+    let mut away = topology(&[(Some(0), Some(1))]);
+    away.brokers[1].reachable = false;
+    let planned = planned_of(&away);
+    // The best of those that can lead does.
+    assert_eq!(planned[0].result, Some(PartitionResult::AlreadyLeader));
+    assert_eq!(planned[0].reason, Reason::PrimaryUnreachable);
 }
 
 #[test]
 fn a_rebalance_that_cannot_work_is_refused_with_the_reason() {
     let mut unreachable = topology(&[(Some(0), Some(1))]);
-    unreachable.brokers[0].reachable = false;
-    assert_eq!(decide(&unreachable), Decision::Refused(RefusedBecause::NoBroker));
+    for broker in &mut unreachable.brokers {
+        broker.reachable = false;
+    }
+    assert_eq!(refused(&unreachable, Policy::Records), Some(RefusedBecause::NoBroker));
 
     let mut switched_off = topology(&[(Some(0), Some(1))]);
     switched_off.priority_election = false;
-    assert_eq!(decide(&switched_off), Decision::Refused(RefusedBecause::PriorityElectionDisabled));
+    assert_eq!(refused(&switched_off, Policy::Primary), Some(RefusedBecause::PriorityElectionDisabled));
+    assert_eq!(refused(&switched_off, Policy::EvenCount), None);
 
     let no_primary = topology(&[(Some(0), None), (Some(1), None)]);
-    assert_eq!(decide(&no_primary), Decision::Refused(RefusedBecause::NoPrimary));
+    assert_eq!(refused(&no_primary, Policy::Primary), Some(RefusedBecause::NoPrimary));
 }
 
-fn outcome(result: PartitionResult) -> Outcome {
+fn outcome(result: PartitionResult, reason: Option<Reason>) -> Outcome {
     Outcome {
         result,
-        reason: None,
+        reason,
         detail: String::new(),
         from: Some(NodeId(0)),
         to: Some(NodeId(1)),
@@ -76,38 +131,51 @@ fn outcome(result: PartitionResult) -> Outcome {
 
 #[test]
 fn a_run_is_completed_only_when_every_partition_is_well_led() {
-    use PartitionResult::{AlreadyLeader, LagTooHigh, Transferred};
+    use PartitionResult::{AlreadyLeader, Cancelled, LagTooHigh, Transferred};
     let table = [
-        ([Transferred, AlreadyLeader], RunResult::Completed),
-        ([Transferred, LagTooHigh], RunResult::Failed),
+        ([Transferred, AlreadyLeader], None, false, RunResult::Completed),
+        ([Transferred, AlreadyLeader], None, true, RunResult::Completed),
+        ([Transferred, LagTooHigh], None, false, RunResult::Failed),
+        ([Transferred, Cancelled], None, true, RunResult::Cancelled),
+        ([Transferred, Cancelled], Some(Reason::BudgetSpent), false, RunResult::Cancelled),
+        ([Transferred, Cancelled], Some(Reason::PriorityElectionDisabled), false, RunResult::Failed),
     ];
-    let misplaced: Vec<Misplaced> =
-        topology(&[(Some(0), Some(1)), (Some(0), Some(1))]).partitions.iter().filter_map(misplaced).collect();
-    for (results, expected) in table {
-        let mut run = Run::new(1, &misplaced, SystemTime::UNIX_EPOCH);
-        for (partition, result) in misplaced.iter().zip(results) {
-            run.begin(partition.partition);
-            run.end(partition.partition, outcome(result));
-        }
-        assert_eq!(run.finish(SystemTime::UNIX_EPOCH), expected);
+    for (results, reason, cancel_requested, expected) in table {
+        let outcomes = results.map(|result| outcome(result, reason));
+        assert_eq!(RunResult::of(&outcomes.each_ref()[..], cancel_requested), expected, "{results:?}");
     }
 }
 
 #[test]
 fn a_run_has_the_wire_shape_of_the_cluster_api() {
     let skewed = topology(&[(Some(0), Some(1))]);
-    let misplaced: Vec<Misplaced> = skewed.partitions.iter().filter_map(misplaced).collect();
-    let mut run = Run::new(7, &misplaced, SystemTime::UNIX_EPOCH);
-    run.begin(PartitionId(1));
-    let shown = serde_json::to_value(balance(&skewed, Some(run.clone()), None)).unwrap();
+    let head = RunHead {
+        id: 7,
+        started_at: timestamp(SystemTime::UNIX_EPOCH),
+        settings: RunSettings::default(),
+        fingerprint: "00ff".into(),
+        cancel_requested: false,
+        finished_at: None,
+        result: None,
+        results: BTreeMap::new(),
+    };
+    let begun = Transition::Begun(PartitionId(1));
+    let run = Run::assemble(head.clone(), planned_of(&skewed), [begun.clone()]);
+    let shown = serde_json::to_value(balance(&skewed, Some(&run), None)).unwrap();
     assert_eq!(shown["state"], "BALANCING");
     assert_eq!(shown["partitions"][0]["state"], "TRANSFERRING");
     assert_eq!(shown["lastCompletedRebalance"], serde_json::Value::Null);
     assert_eq!(shown["runningRebalance"]["partitions"][0]["progress"], "TRANSFERRING");
     assert!(shown["runningRebalance"].get("result").is_none());
 
-    run.end(PartitionId(1), outcome(PartitionResult::Transferred));
-    run.finish(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+    let finished = RunHead {
+        finished_at: Some(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1))),
+        result: Some(RunResult::Completed),
+        ..head
+    };
+    let ended =
+        Transition::Ended(PartitionId(1), outcome(PartitionResult::Transferred, Some(Reason::Misplaced)));
+    let run = Run::assemble(finished, planned_of(&skewed), [begun, ended]);
     let expected = serde_json::json!({
         "rebalanceId": 7,
         "startedAt": "1970-01-01T00:00:00.000Z",
@@ -120,17 +188,21 @@ fn a_run_has_the_wire_shape_of_the_cluster_api() {
             "desiredLeader": "1",
             "progress": "COMPLETED",
             "result": "TRANSFERRED",
+            "lagEntries": 0,
+            "lagBytes": 0,
             "from": "0",
             "to": "1",
             "gapMs": 2.5,
-            "reason": null,
+            "reason": "MISPLACED",
             "detail": null,
         }],
         "finishedAt": "1970-01-01T00:00:01.000Z",
         "result": "COMPLETED",
+        "policy": "primary",
+        "plan": "00ff",
     });
-    assert_eq!(serde_json::to_value(&run).unwrap(), expected);
-    let shown = serde_json::to_value(balance(&skewed, None, Some(run))).unwrap();
+    assert_eq!(serde_json::to_value(RunJson::of(&run)).unwrap(), expected);
+    let shown = serde_json::to_value(balance(&skewed, None, Some(&run))).unwrap();
     assert_eq!(
         (shown["state"].as_str(), shown["partitions"][0]["state"].as_str()),
         (Some("UNBALANCED"), Some("UNBALANCED"))

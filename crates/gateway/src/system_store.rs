@@ -120,8 +120,10 @@ impl Batch {
         self.push(key, batch_operation::Operation::Delete(delete));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.operations.is_empty()
+    /// Adds all changes of another batch.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.operations.extend(other.operations);
+        self.keys.extend(other.keys);
     }
 
     fn push(&mut self, key: &str, operation: batch_operation::Operation) {

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::metric_definitions;
 use crate::options::Contact;
+use crate::rebalance_record::is_balanced;
 use crate::topology::{ClusterState, Event, SharedTopology, Topology};
 
 /// How often silence is looked for.
@@ -80,10 +81,17 @@ fn log_leader_changes(before: &Topology, after: &Topology) {
 #[derive(Default)]
 struct RoleGauges {
     shown: BTreeMap<(PartitionId, NodeId), f64>,
+    balanced: BTreeMap<PartitionId, bool>,
 }
 
 impl RoleGauges {
     fn show(&mut self, view: &Topology) {
+        for partition in &view.partitions {
+            let balanced = is_balanced(partition);
+            if self.balanced.insert(partition.id, balanced) != Some(balanced) {
+                metric_definitions::partition_balanced(partition.id).set(f64::from(u8::from(balanced)));
+            }
+        }
         for broker in &view.brokers {
             for replica in &broker.replicas {
                 let number = metric_definitions::role_number(replica.role);

@@ -1,0 +1,152 @@
+//! Cisco ESC's contract on real processes: who owns how many records, and evening that out when asked.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Cluster, Spec, http, leaders, wait_until};
+
+const OWNERSHIP: &str = "/ESCManager/internal/ownership";
+const RECORDS: usize = 360;
+
+async fn put(cluster: &Cluster, what: &str) -> Answer {
+    http(Method::PUT, &cluster.api(&format!("{OWNERSHIP}/{what}"))).await.unwrap()
+}
+
+async fn ownership(cluster: &Cluster) -> Result<Value, String> {
+    http(Method::GET, &cluster.api(OWNERSHIP)).await.map(|answer| answer.json())
+}
+
+/// Records owned by UUID.
+fn owned(ownership: &Value) -> BTreeMap<String, u64> {
+    let brokers = ownership["brokers"].as_array().unwrap().iter();
+    brokers.map(|b| (b["uuid"].as_str().unwrap().to_owned(), b["records"].as_u64().unwrap())).collect()
+}
+
+/// Waits until the gateway counts every record, and answers who owns how many.
+async fn all_counted(cluster: &Cluster) -> BTreeMap<String, u64> {
+    wait_until("every record to be counted", async || {
+        let shown = ownership(cluster).await?;
+        let owned = owned(&shown);
+        if owned.values().sum::<u64>() == RECORDS as u64 { Ok(owned) } else { Err(shown.to_string()) }
+    })
+    .await
+}
+
+fn assert_refused(answer: &Answer, code: u16) {
+    let body = answer.json();
+    assert_eq!((answer.status.as_u16(), &body["error"]["error_code"]), (code, &json!(code)), "{body}");
+    assert!(body["error"]["error_message"].is_string(), "{body}");
+}
+
+/// By UUID: previous, requested, accepted, current.
+type Account = BTreeMap<String, [u64; 4]>;
+
+fn account_of(body: &Value) -> Account {
+    let numbers = |account: &Value| {
+        assert_eq!(account.as_object().unwrap().len(), 4, "{body}");
+        ["previous_configs", "requested_unload", "accepted_unload", "current_configs"]
+            .map(|name| account[format!("{name}_count")].as_u64().unwrap())
+    };
+    let account: Account =
+        body.as_object().unwrap().iter().map(|(uuid, account)| (uuid.clone(), numbers(account))).collect();
+    assert!(account.values().all(|[_, requested, accepted, _]| accepted <= requested), "{body}");
+    let sums = [0, 3].map(|at: usize| account.values().map(|numbers| numbers[at]).sum::<u64>());
+    assert_eq!(sums, [RECORDS as u64; 2], "{body}");
+    account
+}
+
+/// What ESC tells its operators to do; every account given on the way, at least one.
+async fn rebalance_until_nothing_is_left(cluster: &Cluster) -> Vec<Account> {
+    let mut accounts = Vec::new();
+    wait_until("nothing to be left to rebalance", async || {
+        let answer = put(cluster, "rebalance").await;
+        let body = answer.json();
+        assert_eq!(answer.status, 200, "{body}");
+        if body.get("message").is_none() {
+            accounts.push(account_of(&body));
+        } else {
+            assert_eq!(body, json!({"message": "No configs found for rebalance."}));
+            // It may come first as well: a broker that has just caught up is not known to have yet.
+            if !accounts.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(body.to_string())
+    })
+    .await;
+    accounts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_returned_broker_owns_nothing_until_ownership_is_rebalanced() {
+    let mut cluster = Cluster::start(Spec::new(3, 12)).await;
+    cluster.wait_until_balanced().await;
+    let client = cluster.client();
+    let writes = (0..RECORDS).map(|i| client.put(format!("record-{i}"), "v", None));
+    futures::future::try_join_all(writes).await.unwrap();
+    let uuids: Vec<String> = all_counted(&cluster).await.into_keys().collect();
+    assert_eq!(uuids.len(), 3, "each broker has a UUID of its own");
+
+    cluster.kill(2);
+    cluster.wait_until_abandoned(2).await;
+    let spread = all_counted(&cluster).await;
+    let shown = ownership(&cluster).await.unwrap();
+    let lost = shown["brokers"][2]["uuid"].as_str().unwrap();
+    assert_eq!((spread[lost], &shown["brokers"][2]["healthy"]), (0, &json!(false)));
+    // Four partitions went to two brokers, two to each; a partition has about 30 records.
+    assert!(spread.iter().filter(|(uuid, _)| *uuid != lost).all(|(_, records)| *records > 120), "{spread:?}");
+
+    cluster.restart(2);
+    cluster.wait_until_caught_up(2).await;
+    let before = cluster.topology().await;
+    assert_eq!(all_counted(&cluster).await, spread, "nothing moves until asked");
+
+    assert_eq!(put(&cluster, "pause").await.json(), json!({"paused": true}));
+    cluster.gateways[0].kill();
+    cluster.gateways[0].restart();
+    wait_until("the gateway to be back with every broker", async || {
+        let shown = ownership(&cluster).await?;
+        let healthy = shown["brokers"].as_array().unwrap().iter().all(|broker| broker["healthy"] == true);
+        if healthy && shown["paused"].is_boolean() { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+    assert_refused(&put(&cluster, "rebalance").await, 409);
+    assert_eq!(ownership(&cluster).await.unwrap()["paused"], true, "the pause outlives the gateway");
+    assert_eq!(leaders(&cluster.topology().await), leaders(&before));
+    assert_eq!(put(&cluster, "resume").await.json(), json!({"paused": false}));
+    assert_eq!(all_counted(&cluster).await, spread);
+
+    let accounts = rebalance_until_nothing_is_left(&cluster).await;
+    let first = &accounts[0];
+    for (uuid, [previous, requested, ..]) in first {
+        assert_eq!(*previous, spread[uuid], "{accounts:?}");
+        assert_eq!(*requested > 0, uuid != lost, "only the overloaded are asked: {accounts:?}");
+    }
+    let evened = all_counted(&cluster).await;
+    for (uuid, [.., current]) in accounts.last().unwrap() {
+        assert_eq!(*current, evened[uuid], "{accounts:?}");
+        // As even as partitions of about 30 records allow.
+        assert!((90..=150).contains(current), "{accounts:?}");
+    }
+    assert_ne!(leaders(&cluster.topology().await), leaders(&before));
+
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster
+        .wait_for("one broker left", |view| view.brokers.iter().filter(|b| b.reachable).count() == 1)
+        .await;
+    assert_refused(&put(&cluster, "rebalance").await, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_broker_has_nobody_to_share_with() {
+    let cluster = Cluster::start(Spec::new(1, 3)).await;
+    assert_refused(&put(&cluster, "rebalance").await, 501);
+    let shown = ownership(&cluster).await.unwrap();
+    assert_eq!(
+        (&shown["brokers"][0]["healthy"], &shown["brokers"][0]["partitions_led"]),
+        (&json!(true), &json!(3))
+    );
+}
