@@ -199,7 +199,7 @@ async fn a_rebalance_under_way_refuses_another_and_goes_on_when_its_client_leave
 async fn a_rebalance_through_another_gateway_refuses() {
     for (key, value, says) in [
         ("esc-ownership-rebalance", r#"{"run": 7, "beat": 3}"#, "through another gateway"),
-        ("rebalance/active", r#"{"id": 3, "owner": "b", "beat": 1, "cancel_requested": false}"#, "a run"),
+        ("rebalance/active", r#"{"id": 3, "owner": "b", "beat": 1, "cancel_requested": false}"#, "(run 3)"),
     ] {
         let harness = the_example().await;
         harness.cluster.put_system(key, value);
