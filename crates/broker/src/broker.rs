@@ -26,6 +26,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::broker_service::BrokerService;
 use crate::distribution::{Distribution, Replica as Member};
+use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::handover::{Handover, Purpose};
@@ -76,6 +77,8 @@ pub enum BrokerError {
     Raft { partition: u32, source: Fatal<TypeConfig> },
     #[error("partition {partition}: cannot write its first log entry: {source}")]
     Found { partition: u32, source: std::io::Error },
+    #[error("data.directory = {directory}: whether the broker is drained cannot be read ({source})")]
+    ReadDrained { directory: String, source: std::io::Error },
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(
@@ -102,12 +105,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
     let http =
         listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
-    let data = DataDirectory::open(
+    let data = Arc::new(DataDirectory::open(
         &options.data.directory,
         &options.cluster.id,
         options.cluster.node_id,
         options.cluster.partitions,
-    )?;
+    )?);
     let (log, store) = open_storage(&options, &data).await?;
 
     let (stop_tx, stop) = Stop::new();
@@ -130,6 +133,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         broker_uuid: data.broker_uuid().to_string(),
     };
     let status = StatusHub::new(&options, identity, cluster_size, replicas.clone());
+    let drained = Drained::remembered(data, elector.clone(), status.clone());
+    let drained = drained.map_err(|source| BrokerError::ReadDrained {
+        directory: options.data.directory.clone(),
+        source,
+    })?;
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {
@@ -147,6 +155,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         replicas: replicas.clone(),
         handover: handover.clone(),
         status: status.clone(),
+        drained,
         in_flight,
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };

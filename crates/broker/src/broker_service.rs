@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::drained::Drained;
 use crate::handover::{Handover, Purpose};
 use crate::metric_definitions::transfer_ended;
 use crate::replica::{Answer, ReadRefusal, Replica};
@@ -36,6 +37,7 @@ pub struct BrokerService {
     pub replicas: Replicas,
     pub handover: Handover,
     pub status: StatusHub,
+    pub drained: Drained,
     /// Writes proposed and not answered; more are refused at once.
     pub in_flight: Arc<Semaphore>,
 }
@@ -150,6 +152,15 @@ impl broker_server::Broker for BrokerService {
         let response = self.handover.within(&request).step_down(replica, request.term, purpose).await;
         transfer_ended(response.result().as_str_name(), Duration::from_micros(response.frozen_us));
         Ok(Response::new(response))
+    }
+
+    async fn set_drained(
+        &self,
+        request: Request<pb::SetDrainedRequest>,
+    ) -> Result<Response<pb::SetDrainedResponse>, Status> {
+        let set = self.drained.set(request.into_inner().drained).await;
+        set.map_err(|error| Status::internal(format!("the data folder cannot be written: {error}")))?;
+        Ok(Response::new(pb::SetDrainedResponse {}))
     }
 }
 

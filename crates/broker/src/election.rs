@@ -24,6 +24,9 @@ pub const FIRST_ELECTION_STAGGER: Duration = Duration::from_secs(2);
 /// With [`Order::Jitter`], delays are spread over this many staggers.
 pub const JITTER_STAGGERS_MAX: u32 = 10;
 
+/// How many ranks a broker that yields stands back: after every replica of a partition that does not.
+pub const YIELDED_RANKS: u32 = 8;
+
 /// Shorter retry intervals are raised to this.
 pub const RETRY_MIN: Duration = Duration::from_millis(1);
 
@@ -80,6 +83,8 @@ struct Group {
 pub struct ElectionSchedule {
     times: ElectionTimes,
     order: Order,
+    /// This broker stands only where nobody else does.
+    yields: bool,
     groups: HashMap<GroupId, Group>,
     heap: BinaryHeap<Reverse<(Instant, GroupId)>>,
 }
@@ -90,7 +95,7 @@ impl ElectionSchedule {
     pub fn new(times: ElectionTimes, order: Order) -> Self {
         // With no time between attempts, a group would be due for ever at one instant.
         let times = ElectionTimes { retry: times.retry.max(RETRY_MIN), ..times };
-        Self { times, order, groups: HashMap::new(), heap: BinaryHeap::new() }
+        Self { times, order, yields: false, groups: HashMap::new(), heap: BinaryHeap::new() }
     }
 
     /// Starts to watch a replica of `rank` in `group`. In a group that is `new`, as far as this replica's disk
@@ -139,6 +144,15 @@ impl ElectionSchedule {
     /// with `None` as usual again. Always bounded, so a lost end of a transfer mutes nobody.
     pub fn quiet(&mut self, group: GroupId, until: Option<Instant>) {
         self.update(group, |g| g.quiet_until = until);
+    }
+
+    /// This broker leaves leadership to others wherever another can take it, or does so no longer.
+    pub fn yields(&mut self, yields: bool) {
+        self.yields = yields;
+        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.reschedule(group);
+        }
     }
 
     /// The groups in which this broker's replica should stand at `now`, earliest first. Each counts as having
@@ -217,13 +231,18 @@ impl ElectionSchedule {
 
     fn handicap(&self, group: GroupId, g: &Group) -> Duration {
         match self.order {
-            Order::ByRank => self.times.stagger * g.rank,
+            Order::ByRank => self.times.stagger * (g.rank + self.yielded(YIELDED_RANKS)),
             Order::Jitter { seed } => {
                 let steps = u64::from(JITTER_STAGGERS_MAX) * 1000;
                 let step = mix(seed ^ mix(u64::from(group) ^ mix(g.attempts))) % steps;
                 self.times.stagger * step as u32 / 1000
+                    + self.times.stagger * self.yielded(JITTER_STAGGERS_MAX)
             }
         }
+    }
+
+    fn yielded(&self, ranks: u32) -> u32 {
+        if self.yields { ranks } else { 0 }
     }
 }
 

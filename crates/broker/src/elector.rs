@@ -77,6 +77,12 @@ impl Elector {
         self.0.wake.notify_one();
     }
 
+    /// Stand only where nobody else does, or as usual again.
+    pub fn yields(&self, yields: bool) {
+        self.0.state.lock().schedule.yields(yields);
+        self.0.wake.notify_one();
+    }
+
     /// Stand for nothing any more.
     pub fn retire(&self) {
         self.0.state.lock().retired = true;

@@ -7,6 +7,7 @@
 mod broker;
 mod broker_service;
 pub mod distribution;
+mod drained;
 pub mod election;
 mod elector;
 mod handover;

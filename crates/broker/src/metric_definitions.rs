@@ -2,6 +2,7 @@
 //!
 //! The `atomix_*` and `zeebe_*` names are those that Zeebe's own Grafana dashboard reads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use evenkeel_protocol::{NodeId, SYSTEM_GROUP};
@@ -122,6 +123,14 @@ fn partition_labels(partition: u32) -> [(&'static str, String); 2] {
     [("partitionGroupName", name.to_owned()), ("partition", partition.to_string())]
 }
 
+/// What `atomix_append_entries_data_rate_total` counts, over all partitions of records.
+static REPLICATED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes that followers have accepted from this process's leaders, without the system group's.
+pub fn replicated_bytes() -> u64 {
+    REPLICATED_BYTES.load(Ordering::Relaxed)
+}
+
 /// One leader's counters for one follower; handles are looked up once.
 pub struct FollowerMetrics {
     partition: u32,
@@ -149,9 +158,13 @@ impl FollowerMetrics {
         }
     }
 
+    /// The follower has accepted entries.
     pub fn appended(&self, entries: u64, bytes: u64, took: Duration) {
         self.entries.increment(entries);
         self.bytes.increment(bytes);
+        if self.partition != SYSTEM_GROUP.0 {
+            REPLICATED_BYTES.fetch_add(bytes, Ordering::Relaxed);
+        }
         self.latency.record(took.as_secs_f64());
     }
 

@@ -4,6 +4,7 @@
 //! second. So a gateway knows a new leader as soon as the leader does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use evenkeel_protocol::NodeId;
@@ -11,7 +12,6 @@ use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::metric_definitions::{self as metric, ReplicaGauges};
@@ -40,7 +40,8 @@ struct Inner {
     replicas: Replicas,
     base: pb::BrokerStatus,
     changed: Notify,
-    draining: Mutex<bool>,
+    draining: AtomicBool,
+    drained: AtomicBool,
     published: watch::Sender<Arc<pb::BrokerStatus>>,
 }
 
@@ -61,8 +62,9 @@ impl StatusHub {
             ..Default::default()
         };
         let (published, _) = watch::channel(Arc::new(base.clone()));
-        let (changed, draining) = (Notify::new(), Mutex::new(false));
-        Self(Arc::new(Inner { replicas, base, changed, draining, published }))
+        let changed = Notify::new();
+        let (draining, drained) = Default::default();
+        Self(Arc::new(Inner { replicas, base, changed, draining, drained, published }))
     }
 
     /// What is published now, and at once what is so now: who asks anew wants to know the lag.
@@ -72,7 +74,12 @@ impl StatusHub {
     }
 
     pub fn set_draining(&self) {
-        *self.0.draining.lock() = true;
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+
+    pub fn set_drained(&self, drained: bool) {
+        self.0.drained.store(drained, Ordering::Relaxed);
         self.0.changed.notify_one();
     }
 
@@ -90,7 +97,13 @@ impl StatusHub {
 
     fn build(&self) -> pb::BrokerStatus {
         let replicas = self.0.replicas.iter().map(|r| replica_status(r)).collect();
-        pb::BrokerStatus { replicas, draining: *self.0.draining.lock(), ..self.0.base.clone() }
+        pb::BrokerStatus {
+            replicas,
+            draining: self.0.draining.load(Ordering::Relaxed),
+            drained: self.0.drained.load(Ordering::Relaxed),
+            replicated_bytes_total: metric::replicated_bytes(),
+            ..self.0.base.clone()
+        }
     }
 
     /// Follows one replica's roles until it stops: tells the elector and the gateways, and counts.

@@ -8,6 +8,7 @@
 //! 100ms lead p1 b0                             b0 leads; `follow`: no longer
 //! 100ms stood p1 b1                            b1 stood for another reason
 //! 100ms quiet p1 b1 until=300ms                a transfer is under way; until=off: no longer
+//! 100ms yield b0                               b0 stands only where nobody else does; `claim b0`: no longer
 //! 100ms die b0                                 b0 is gone
 //! 900ms                                        time passes
 //! ```
@@ -63,6 +64,10 @@ impl Cluster {
     fn event(&mut self, event: &[&str], now: Instant) {
         if let ["die", broker] = event {
             self.brokers.remove(*broker);
+            return;
+        }
+        if let [name @ ("yield" | "claim"), broker] = event {
+            self.brokers.get_mut(*broker).unwrap().yields(*name == "yield");
             return;
         }
         let [name, group, rest @ ..] = event else { panic!("unknown event {event:?}") };

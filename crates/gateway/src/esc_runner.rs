@@ -56,7 +56,7 @@ impl EscOwnership {
     /// Rebalances run on `tasks`, so that a client that goes away stops none and a stopping gateway waits for them.
     pub(crate) fn new(router: Arc<Router>, rebalancer: Rebalancer, tasks: TaskTracker) -> Self {
         let store = SystemStore::new(Arc::clone(&router));
-        let slot = Slot::new(store.clone());
+        let slot = rebalancer.ownership_slot();
         Self { router, store, rebalancer, slot, tasks }
     }
 

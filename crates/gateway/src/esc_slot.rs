@@ -16,12 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::esc::{Leaderless, Refused};
+use crate::rebalance_store::ACTIVE_RUN_KEY;
 use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
 
 /// Exists while ownership is being rebalanced.
 pub(crate) const SLOT_KEY: &str = "esc-ownership-rebalance";
-/// Exists while a run of the cluster API is under way.
-const ACTIVE_RUN_KEY: &str = "rebalance/active";
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Several beats: the system group may be electing.
 const SILENT_MAX: Duration = Duration::from_secs(8);
@@ -110,14 +109,18 @@ impl Slot {
 
     /// What a holder that shows no life any more left behind.
     async fn expect_of_silent(&self) -> Result<Expect, Refused> {
-        let stored: Option<Versioned<Holder>> =
-            self.store.get(SLOT_KEY).await.map_err(|error| refused(&error))?;
-        let Some(Versioned { value, version }) = stored else { return Ok(Expect::Absent) };
+        self.unheld().await.map_err(|error| refused(&error))?.ok_or_else(held_elsewhere)
+    }
+
+    /// How the place's record looks as long as nobody holds it; `None` when somebody does.
+    pub(crate) async fn unheld(&self) -> Result<Option<Expect>, SystemStoreError> {
+        let stored: Option<Versioned<Holder>> = self.store.get(SLOT_KEY).await?;
+        let Some(Versioned { value, version }) = stored else { return Ok(Some(Expect::Absent)) };
         if !self.watched.lock().is_silent(value, Instant::now()) {
-            return Err(held_elsewhere());
+            return Ok(None);
         }
         tracing::warn!("the gateway that was rebalancing ownership is gone: going on without it");
-        Ok(Expect::Version(version))
+        Ok(Some(Expect::Version(version)))
     }
 
     fn hold(&self, holder: Holder, version: u64, here: OwnedSemaphorePermit) -> Held {

@@ -118,6 +118,7 @@ fn not_started(uri: &Uri, error: &NotStarted) -> Response {
             return response;
         }
         NotStarted::Store(error) => return store_failed(uri, error),
+        NotStarted::OwnershipRebalance => (StatusCode::CONFLICT, "OWNERSHIP_REBALANCE"),
         NotStarted::Paused => (StatusCode::CONFLICT, "PAUSED"),
         NotStarted::PlanChanged { .. } => (StatusCode::CONFLICT, "PLAN_CHANGED"),
         NotStarted::Refused(RefusedBecause::PriorityElectionDisabled) => {
@@ -126,6 +127,7 @@ fn not_started(uri: &Uri, error: &NotStarted) -> Response {
         NotStarted::Refused(RefusedBecause::NoPrimary) => (StatusCode::CONFLICT, "NO_PRIMARY"),
         NotStarted::Refused(RefusedBecause::NoBroker) => (StatusCode::SERVICE_UNAVAILABLE, "NO_BROKER"),
         NotStarted::UnknownPartition { .. } => (StatusCode::BAD_REQUEST, "UNKNOWN_PARTITION"),
+        NotStarted::UnknownBroker { .. } => (StatusCode::BAD_REQUEST, "UNKNOWN_BROKER"),
     };
     problem_with(status.0, uri, error.to_string(), json!({"reason": status.1}))
 }

@@ -1,9 +1,9 @@
 //! What a rebalance is asked for: the body of `POST /cluster/v2/rebalance`, with Zeebe 8.10's fields and ours. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evenkeel_protocol::PartitionId;
+use evenkeel_protocol::{NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
 
 use crate::planner::{PlanRequest, Policy, REPLICATION_LAG_BYTES_MAX};
@@ -28,6 +28,12 @@ pub(crate) struct RunSettings {
     pub(crate) concurrent_max: u32,
     /// Only these; `None` for all.
     pub(crate) partitions: Option<BTreeSet<PartitionId>>,
+    /// Most leaderships that a broker may be given.
+    #[serde(default)]
+    pub(crate) leaders_per_broker_max: Option<u32>,
+    /// Who shall lead these, whatever the policy wants.
+    #[serde(default)]
+    pub(crate) targets: BTreeMap<PartitionId, NodeId>,
     /// Writes may be held back for so long in all.
     pub(crate) pause_budget: Option<Duration>,
 }
@@ -42,6 +48,8 @@ impl Default for RunSettings {
             transfer_attempts_max: TRANSFER_ATTEMPTS_DEFAULT,
             concurrent_max: CONCURRENT_DEFAULT,
             partitions: None,
+            leaders_per_broker_max: None,
+            targets: BTreeMap::new(),
             pause_budget: None,
         }
     }
@@ -52,8 +60,9 @@ impl RunSettings {
         PlanRequest {
             policy: self.policy,
             replication_lag_bytes_max: self.replication_lag_bytes_max,
+            leaders_per_broker_max: self.leaders_per_broker_max,
             partitions: self.partitions.clone(),
-            ..PlanRequest::default()
+            targets: self.targets.clone(),
         }
     }
 }
@@ -83,6 +92,9 @@ struct Body {
     policy: Option<Policy>,
     max_concurrent: Option<u32>,
     partitions: Option<BTreeSet<PartitionId>>,
+    max_leaders_per_broker: Option<u32>,
+    #[serde(default)]
+    targets: BTreeMap<PartitionId, NodeId>,
     pause_budget: Option<String>,
     plan: Option<String>,
 }
@@ -121,6 +133,8 @@ impl RebalanceRequest {
             )?,
             concurrent_max: bounded("maxConcurrent", body.max_concurrent, or.concurrent_max, CONCURRENT_MAX)?,
             partitions: body.partitions,
+            leaders_per_broker_max: body.max_leaders_per_broker,
+            targets: body.targets,
             pause_budget: duration("pauseBudget", body.pause_budget.as_deref())?,
         };
         Ok(Self { settings, plan: body.plan, idempotency_key: None })
@@ -219,7 +233,7 @@ mod tests {
     fn every_field_is_taken_over() {
         let body = r#"{"replicationLagThreshold": 1024, "replicationTimeout": "PT2S", "leaderWaitTimeout": "PT3S",
             "maxTransferAttempts": 2, "policy": "even-count", "maxConcurrent": 7, "partitions": [3, 1],
-            "pauseBudget": "PT0.5S", "plan": "00ff"}"#;
+            "maxLeadersPerBroker": 5, "targets": {"3": 2}, "pauseBudget": "PT0.5S", "plan": "00ff"}"#;
         let request = RebalanceRequest::parse(body.as_bytes()).unwrap();
         let expected = RunSettings {
             policy: Policy::EvenCount,
@@ -229,6 +243,8 @@ mod tests {
             transfer_attempts_max: 2,
             concurrent_max: 7,
             partitions: Some([PartitionId(1), PartitionId(3)].into()),
+            leaders_per_broker_max: Some(5),
+            targets: [(PartitionId(3), NodeId(2))].into(),
             pause_budget: Some(Duration::from_millis(500)),
         };
         assert_eq!((request.settings, request.plan.as_deref()), (expected, Some("00ff")));

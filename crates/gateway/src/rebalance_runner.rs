@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use evenkeel_protocol::PartitionId;
+use evenkeel_protocol::{NodeId, PartitionId};
 use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster_view::{LatestLags, cluster_view};
+use crate::esc_slot::Slot;
 use crate::metric_definitions;
 use crate::planner::Reason;
 use crate::rebalance::{
@@ -29,7 +30,7 @@ use crate::rebalance_journal::Journal;
 use crate::rebalance_record::{
     ActiveRun, BalanceJson, Run, RunHead, RunJson, Transition, balance, outcome_of_plan, timestamp,
 };
-use crate::rebalance_request::RebalanceRequest;
+use crate::rebalance_request::{RebalanceRequest, RunSettings};
 use crate::rebalance_store::{ACTIVE_RUN_KEY, RunStore};
 use crate::rebalance_transfer::Transfers;
 use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
@@ -70,6 +71,8 @@ pub(crate) enum Accepted {
 pub(crate) enum NotStarted {
     #[error("rebalance {id} is under way; wait for it, or cancel it with DELETE /cluster/v2/rebalance")]
     Active { id: u64 },
+    #[error("ownership is being rebalanced through ESC's API; ask again when that has finished")]
+    OwnershipRebalance,
     #[error("ownership is paused; resume it with PUT /ESCManager/internal/ownership/resume")]
     Paused,
     #[error(
@@ -78,6 +81,8 @@ pub(crate) enum NotStarted {
     PlanChanged { given: String, now: String },
     #[error("partition {partition} does not exist: the cluster has 1 to {partitions_count}")]
     UnknownPartition { partition: PartitionId, partitions_count: u32 },
+    #[error("targets: broker {node} does not exist; GET /cluster/v2/brokers lists those that do")]
+    UnknownBroker { node: NodeId },
     #[error(transparent)]
     Refused(#[from] RefusedBecause),
     #[error(transparent)]
@@ -91,6 +96,8 @@ pub(crate) struct Rebalancer(Arc<Inner>);
 struct Inner {
     router: Arc<Router>,
     runs: RunStore,
+    /// Held while ownership is rebalanced through ESC's API, which excludes runs.
+    slot: Slot,
     /// This gateway's name as an owner, drawn at its start.
     me: String,
     tasks: TaskTracker,
@@ -102,13 +109,20 @@ struct Inner {
 impl Rebalancer {
     /// Runs are spawned on `tasks`, so that a stopping gateway can wait until it has left them to others.
     pub(crate) fn new(router: Arc<Router>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
-        let runs = RunStore { store: SystemStore::new(Arc::clone(&router)) };
+        let store = SystemStore::new(Arc::clone(&router));
+        let slot = Slot::new(store.clone());
+        let runs = RunStore { store };
         let me = format!("{:032x}", rand::random::<u128>());
-        Self(Arc::new(Inner { router, runs, me, tasks, stopping, driving: Mutex::default() }))
+        Self(Arc::new(Inner { router, runs, slot, me, tasks, stopping, driving: Mutex::default() }))
     }
 
     fn topology(&self) -> SharedTopology {
         self.0.router.topology.borrow().clone()
+    }
+
+    /// The place that an ownership rebalance needs.
+    pub(crate) fn ownership_slot(&self) -> Slot {
+        self.0.slot.clone()
     }
 
     /// Starts a run unless there is nothing to do, nothing that can be done, or one under way.
@@ -134,7 +148,7 @@ impl Rebalancer {
         if let Some(because) = refused(&self.topology(), settings.policy) {
             return Err(because.into());
         }
-        self.check_partitions(request)?;
+        self.check_names(&request.settings)?;
         let now = SystemTime::now();
         let key = request.idempotency_key.as_deref();
         if let Some(id) = self.requested_before(key, now).await? {
@@ -175,7 +189,8 @@ impl Rebalancer {
             result: None,
             results: BTreeMap::new(),
         };
-        match runs.create(head, &plan, &self.0.me, key, now).await {
+        let Some(unheld) = self.0.slot.unheld().await? else { return Err(NotStarted::OwnershipRebalance) };
+        match runs.create(head, &plan, &self.0.me, unheld, key, now).await {
             Ok((head, version)) => {
                 let id = head.id;
                 tracing::info!(run = id, partitions = plan.len(), "rebalance started");
@@ -192,6 +207,7 @@ impl Rebalancer {
                 }
                 match runs.active().await? {
                     Some(active) => Err(NotStarted::Active { id: active.value.id }),
+                    None if self.0.slot.unheld().await?.is_none() => Err(NotStarted::OwnershipRebalance),
                     None => Err(error.into()),
                 }
             }
@@ -210,11 +226,17 @@ impl Rebalancer {
         }
     }
 
-    fn check_partitions(&self, request: &RebalanceRequest) -> Result<(), NotStarted> {
-        let partitions_count = self.topology().partitions_count;
+    /// Whether every partition and broker that the request names exists.
+    fn check_names(&self, settings: &RunSettings) -> Result<(), NotStarted> {
+        let topology = self.topology();
+        let partitions_count = topology.partitions_count;
         let unknown = |partition: &&PartitionId| !(1..=partitions_count).contains(&partition.0);
-        match request.settings.partitions.iter().flatten().find(unknown) {
-            Some(partition) => Err(NotStarted::UnknownPartition { partition: *partition, partitions_count }),
+        let mut named = settings.partitions.iter().flatten().chain(settings.targets.keys());
+        if let Some(partition) = named.find(unknown) {
+            return Err(NotStarted::UnknownPartition { partition: *partition, partitions_count });
+        }
+        match settings.targets.values().find(|node| topology.broker(**node).is_none()) {
+            Some(node) => Err(NotStarted::UnknownBroker { node: *node }),
             None => Ok(()),
         }
     }
@@ -224,7 +246,7 @@ impl Rebalancer {
         if !self.topology().is_reachable() {
             return Err(RefusedBecause::NoBroker.into());
         }
-        self.check_partitions(request)?;
+        self.check_names(&request.settings)?;
         let paused = self.0.runs.store.ownership().await?.paused;
         let latest = self.ask_leaders().await;
         let topology = self.topology();

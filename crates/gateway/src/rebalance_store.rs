@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::esc_slot::SLOT_KEY;
 use crate::rebalance::PlannedPartition;
 use crate::rebalance_record::{ActiveRun, Run, RunHead, Transition};
 use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
@@ -98,13 +99,15 @@ impl RunStore {
         }
     }
 
-    /// Creates a run, owned by this gateway, unless there is one under way: then [`SystemStoreError::Conflict`].
-    /// `head.id` is given here. Answers the id and the version of the active run's record.
+    /// Creates a run, owned by this gateway, unless there is one under way or ownership is being rebalanced, its place
+    /// not being as `unheld` says: then [`SystemStoreError::Conflict`]. `head.id` is given here. Answers the id and the
+    /// version of the active run's record.
     pub(crate) async fn create(
         &self,
         mut head: RunHead,
         plan: &[PlannedPartition],
         owner: &str,
+        unheld: Expect,
         idempotency_key: Option<&str>,
         now: SystemTime,
     ) -> Result<(RunHead, u64), SystemStoreError> {
@@ -124,6 +127,7 @@ impl RunStore {
         let active = ActiveRun { id, owner: owner.to_owned(), beat: 0, cancel_requested: false };
         last.put(ACTIVE_RUN_KEY, &active, Expect::Absent)?;
         last.put(&head_key(id), &head, Expect::Absent)?;
+        last.delete(SLOT_KEY, unheld);
         if let Some(key) = idempotency_key {
             let at_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             last.put(&request_key(key), &Requested { key: key.to_owned(), run: id, at_s }, Expect::Anything)?;

@@ -3,6 +3,7 @@
 //! | in it | what |
 //! | --- | --- |
 //! | `identity.json` | format, cluster id, node id and broker uuid, written once |
+//! | `drained` | there while the broker is to lead nothing |
 //! | `lock` | locked as long as a broker runs on the folder |
 //! | `log/` | the write-ahead log |
 //! | `state/` | the state database |
@@ -19,6 +20,7 @@ use uuid::Uuid;
 /// Version of the folder's layout and of the identity file.
 const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
+const DRAINED_FILE: &str = "drained";
 const LOCK_FILE: &str = "lock";
 const LOG_FOLDER: &str = "log";
 const STATE_FOLDER: &str = "state";
@@ -152,6 +154,31 @@ impl DataDirectory {
         &self.path
     }
 
+    /// Whether the broker is to lead nothing.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn is_drained(&self) -> io::Result<bool> {
+        self.path.join(DRAINED_FILE).try_exists()
+    }
+
+    /// Remembers, durably, whether the broker is to lead nothing.
+    ///
+    /// # Errors
+    /// When the folder cannot be written; what was remembered before may or may not hold.
+    pub fn set_drained(&self, drained: bool) -> io::Result<()> {
+        let path = self.path.join(DRAINED_FILE);
+        if drained {
+            File::create(path)?;
+        } else {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        sync_folder(&self.path)
+    }
+
     /// Where the write-ahead log lies.
     pub fn log_directory(&self) -> PathBuf {
         self.path.join(LOG_FOLDER)
@@ -215,6 +242,17 @@ mod tests {
         assert!(first.log_directory().is_dir() && first.state_directory().is_dir());
         drop(first);
         assert_eq!(DataDirectory::open(&path, "c", 1, 12).unwrap().broker_uuid(), uuid);
+    }
+
+    #[test]
+    fn that_a_broker_is_drained_outlives_restarts() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || DataDirectory::open(folder.path(), "c", 1, 12).unwrap();
+        assert!(!open().is_drained().unwrap());
+        for drained in [true, true, false, false] {
+            open().set_drained(drained).unwrap();
+            assert_eq!(open().is_drained().unwrap(), drained);
+        }
     }
 
     #[test]
