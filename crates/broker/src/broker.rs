@@ -134,10 +134,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     };
     let status = StatusHub::new(&options, identity, cluster_size, replicas.clone());
     let drained = Drained::remembered(data, elector.clone(), status.clone());
-    let drained = drained.map_err(|source| BrokerError::ReadDrained {
-        directory: options.data.directory.clone(),
-        source,
-    })?;
+    let drained = drained
+        .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {

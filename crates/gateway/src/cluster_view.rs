@@ -38,7 +38,7 @@ pub(crate) fn cluster_view(topology: &Topology, latest: &LatestLags) -> ClusterV
     let broker = |broker: &BrokerView| BrokerState {
         node: broker.node,
         healthy: broker.reachable,
-        drained: broker.draining,
+        drained: broker.draining || broker.drained,
     };
     let partitions = topology.partitions.iter().map(|partition| partition_state(topology, latest, partition));
     ClusterView {

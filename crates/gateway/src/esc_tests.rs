@@ -25,6 +25,8 @@ fn topology(brokers: u64, partitions: &[(Option<u64>, u64)]) -> Topology {
         uuid: format!("esc{}-uuid", node + 1),
         reachable: true,
         draining: false,
+        drained: false,
+        replicated_bytes_total: 0,
         replicas: (1..=partitions.len() as u32).map(replica).collect(),
     };
     let partition = |(id, &(leader, records)): (u32, &(Option<u64>, u64))| PartitionView {

@@ -20,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::broker_link::BrokerLinks;
 use crate::cluster::TopologyService;
+use crate::drain_keeper::Drains;
 use crate::esc_runner::EscOwnership;
 use crate::http::{HttpState, api_routes, monitoring_routes};
 use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
@@ -156,6 +157,8 @@ impl Gateway {
         let router = Arc::new(Router::new(&options, topology.clone(), links));
         let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
         upkeep.spawn(rebalancer.clone().watch_over());
+        let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), stopping.clone());
+        upkeep.spawn(drains.clone().keep());
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -194,7 +197,8 @@ impl Gateway {
                 stopping.clone().cancelled_owned(),
             );
 
-        let state = HttpState { topology, rebalancer, ownership, prometheus, stopping: stopping.clone() };
+        let state =
+            HttpState { topology, rebalancer, drains, ownership, prometheus, stopping: stopping.clone() };
         let mut servers = JoinSet::new();
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
         let api_server =

@@ -11,6 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::brokers_http;
+use crate::drain_keeper::Drains;
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
 use crate::rebalance_http;
@@ -25,6 +27,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct HttpState {
     pub(crate) topology: watch::Receiver<SharedTopology>,
     pub(crate) rebalancer: Rebalancer,
+    pub(crate) drains: Drains,
     pub(crate) ownership: EscOwnership,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
@@ -37,6 +40,7 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         Router::new()
             .route("/v2/topology", get(topology))
             .merge(rebalance_http::routes())
+            .merge(brokers_http::routes())
             .merge(esc_http::routes(state.ownership.clone())),
     )
     .with_state(state)

@@ -5,9 +5,12 @@
 //! [`run`] is the whole process; [`Gateway`] splits it into binding and serving.
 
 mod broker_link;
+mod brokers_http;
 mod byte_budget;
 mod cluster;
 mod cluster_view;
+mod drain;
+mod drain_keeper;
 mod esc;
 mod esc_http;
 mod esc_runner;

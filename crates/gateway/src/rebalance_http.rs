@@ -105,7 +105,8 @@ fn dry_run(uri: &Uri) -> Result<bool, BadRequest> {
     }
 }
 
-fn not_started(uri: &Uri, error: &NotStarted) -> Response {
+/// What the client is told when no run was started.
+pub(crate) fn not_started(uri: &Uri, error: &NotStarted) -> Response {
     let status = match error {
         NotStarted::Active { id } => {
             let mut response = problem_with(
@@ -132,7 +133,8 @@ fn not_started(uri: &Uri, error: &NotStarted) -> Response {
     problem_with(status.0, uri, error.to_string(), json!({"reason": status.1}))
 }
 
-fn store_failed(uri: &Uri, error: &SystemStoreError) -> Response {
+/// What the client is told when the system group did not do its part.
+pub(crate) fn store_failed(uri: &Uri, error: &SystemStoreError) -> Response {
     let status = match error {
         SystemStoreError::Unavailable(Refusal::BrokerMisbehaved { .. }) => StatusCode::BAD_GATEWAY,
         SystemStoreError::Unavailable(Refusal::ReadTimedOut { .. } | Refusal::OutcomeUnknown { .. }) => {

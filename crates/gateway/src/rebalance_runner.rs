@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use evenkeel_protocol::{NodeId, PartitionId};
 use evenkeel_protocol::internal::v1::WatchStatusRequest;
+use evenkeel_protocol::{NodeId, PartitionId};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -154,12 +154,7 @@ impl Rebalancer {
         if let Some(id) = self.requested_before(key, now).await? {
             return Ok(Accepted::StartedBefore { id });
         }
-        if let Some(active) = runs.active().await? {
-            return Err(NotStarted::Active { id: active.value.id });
-        }
-        if runs.store.ownership().await?.paused {
-            return Err(NotStarted::Paused);
-        }
+        self.check_free().await?;
         let latest =
             match decide(&self.topology(), &cluster_view(&self.topology(), &LatestLags::default()), settings)
                 .0
@@ -224,6 +219,23 @@ impl Rebalancer {
             Some(key) => self.0.runs.requested_before(key, now).await,
             None => Ok(None),
         }
+    }
+
+    /// Whether anything stands in the way of a run: another one, or a pause.
+    pub(crate) async fn check_free(&self) -> Result<(), NotStarted> {
+        if let Some(active) = self.0.runs.active().await? {
+            return Err(NotStarted::Active { id: active.value.id });
+        }
+        if self.0.runs.store.ownership().await?.paused {
+            return Err(NotStarted::Paused);
+        }
+        Ok(())
+    }
+
+    /// Whether a run would move anything, as far as the topology tells. Nobody is asked.
+    pub(crate) fn would_move(&self, settings: &RunSettings) -> bool {
+        let view = cluster_view(&self.topology(), &LatestLags::default());
+        !crate::planner::plan(&view, &settings.plan_request()).is_empty()
     }
 
     /// Whether every partition and broker that the request names exists.

@@ -23,6 +23,8 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
         uuid: String::new(),
         reachable: true,
         draining: false,
+        drained: false,
+        replicated_bytes_total: 0,
         replicas: (1..)
             .zip(partitions)
             .map(|(id, &(_, primary))| ReplicaView {

@@ -261,16 +261,26 @@ impl SystemStore {
     ) -> Result<Ownership, SystemStoreError> {
         let since = humantime::format_rfc3339_millis(now).to_string();
         let wanted = Ownership { paused, since: Some(since), by: Some(by.to_owned()) };
+        let changed = self.change(OWNERSHIP_KEY, |stored: Option<&Ownership>| {
+            stored.is_none_or(|stored| stored.paused != paused).then(|| wanted.clone())
+        });
+        Ok(changed.await?.unwrap_or_default())
+    }
+
+    /// Changes a record to what `to` makes of it, `None` to leave it as it is; what it is then.
+    pub(crate) async fn change<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        to: impl Fn(Option<&T>) -> Option<T>,
+    ) -> Result<Option<T>, SystemStoreError> {
         let mut attempt = 1;
         loop {
-            let stored: Option<Versioned<Ownership>> = self.get(OWNERSHIP_KEY).await?;
-            let expect = match stored {
-                Some(stored) if stored.value.paused == paused => return Ok(stored.value),
-                Some(stored) => Expect::Version(stored.version),
-                None => Expect::Absent,
-            };
-            match self.put(OWNERSHIP_KEY, &wanted, expect).await {
-                Ok(_) => return Ok(wanted),
+            let stored: Option<Versioned<T>> = self.get(key).await?;
+            let expect = stored.as_ref().map_or(Expect::Absent, |stored| Expect::Version(stored.version));
+            let stored = stored.map(|stored| stored.value);
+            let Some(wanted) = to(stored.as_ref()) else { return Ok(stored) };
+            match self.put(key, &wanted, expect).await {
+                Ok(_) => return Ok(Some(wanted)),
                 Err(error) if error.is_conflict() && attempt < CHANGE_ATTEMPTS_MAX => attempt += 1,
                 Err(error) => return Err(error),
             }

@@ -4,7 +4,7 @@
 //! claimed, as long as its broker is reachable and still claims it. Because the highest epoch is remembered,
 //! a deposed leader that has not noticed can never take the view back to an older term.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,10 @@ pub struct BrokerView {
     pub reachable: bool,
     /// Stopping: it hands its leaderships over and must be given none.
     pub draining: bool,
+    /// An operator wants it to lead nothing.
+    pub drained: bool,
+    /// Bytes of entries that its leaders have replicated since it started.
+    pub replicated_bytes_total: u64,
     /// In order of partition.
     pub replicas: Vec<ReplicaView>,
 }
@@ -107,7 +111,7 @@ pub struct PartitionView {
     pub leader: Option<NodeId>,
     /// Highest leadership ever seen; the current one when there is a leader.
     pub epoch: Option<Epoch>,
-    /// The replica with the single highest priority.
+    /// The replica with the single highest priority among those whose broker is not drained.
     pub primary: Option<NodeId>,
     /// Brokers that hold a replica.
     pub replicas: Vec<NodeId>,
@@ -341,8 +345,14 @@ impl ClusterState {
                 }
             }
         }
+        let drained: HashSet<u64> = self
+            .brokers
+            .iter()
+            .filter(|(_, known)| known.status.as_ref().is_some_and(|status| status.drained))
+            .map(|(node, _)| node.0)
+            .collect();
         for partition in &mut merged {
-            partition.view.primary = primary_of(&partition.replica_sets);
+            partition.view.primary = primary_of(&partition.replica_sets, &drained);
             partition.view.replicas =
                 partition.replica_sets.iter().map(|replica| NodeId(replica.node_id)).collect();
         }
@@ -394,6 +404,8 @@ impl ClusterState {
             uuid: known.status.as_ref().map_or_else(String::new, |status| status.broker_uuid.clone()),
             reachable,
             draining: known.status.as_ref().is_some_and(|status| status.draining),
+            drained: known.status.as_ref().is_some_and(|status| status.drained),
+            replicated_bytes_total: known.status.as_ref().map_or(0, |status| status.replicated_bytes_total),
             replicas,
         }
     }
@@ -416,9 +428,10 @@ fn role_of(status: Option<&ReplicaStatus>, leads: bool) -> Role {
     }
 }
 
-fn primary_of(replicas: &[ReplicaPriority]) -> Option<NodeId> {
-    let highest = replicas.iter().map(|replica| replica.priority).max()?;
-    let mut primaries = replicas.iter().filter(|replica| replica.priority == highest);
+fn primary_of(replicas: &[ReplicaPriority], drained: &HashSet<u64>) -> Option<NodeId> {
+    let willing = || replicas.iter().filter(|replica| !drained.contains(&replica.node_id));
+    let highest = willing().map(|replica| replica.priority).max()?;
+    let mut primaries = willing().filter(|replica| replica.priority == highest);
     let first = primaries.next()?;
     primaries.next().is_none().then_some(NodeId(first.node_id))
 }

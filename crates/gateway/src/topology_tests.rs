@@ -136,9 +136,13 @@ fn replicas_that_share_the_highest_priority_are_no_primary() {
     let set = |priorities: &[u32]| -> Vec<ReplicaPriority> {
         (0..).zip(priorities).map(|(node_id, &priority)| ReplicaPriority { node_id, priority }).collect()
     };
-    assert_eq!(primary_of(&set(&[1, 3, 2])), Some(NodeId(1)));
-    assert_eq!(primary_of(&set(&[1, 1, 1])), None);
-    assert_eq!(primary_of(&[]), None);
+    let primary = |priorities: &[u32], drained: &[u64]| {
+        primary_of(&set(priorities), &drained.iter().copied().collect())
+    };
+    assert_eq!(primary(&[1, 3, 2], &[]), Some(NodeId(1)));
+    assert_eq!(primary(&[1, 3, 2], &[1]), Some(NodeId(2)));
+    assert_eq!(primary(&[1, 1, 1], &[]), None);
+    assert_eq!(primary(&[], &[]), None);
 }
 
 #[test]

@@ -55,6 +55,7 @@ struct Partition {
 
 struct Node {
     manner: Manner,
+    drained: bool,
     status: watch::Sender<pb::BrokerStatus>,
     /// Cancelled to break every stream that is open now.
     streams: CancellationToken,
@@ -94,6 +95,7 @@ impl FakeCluster {
         };
         let nodes = (0..BROKERS).map(|_| Node {
             manner: Manner::Proper,
+            drained: false,
             status: watch::Sender::new(pb::BrokerStatus::default()),
             streams: CancellationToken::new(),
         });
@@ -150,6 +152,16 @@ impl FakeCluster {
     }
 
     /// Fails every call to `node` from now on; whatever it led has no leader.
+    pub fn is_drained(&self, node: usize) -> bool {
+        self.state.lock().nodes[node].drained
+    }
+
+    /// As a broker with a new data folder.
+    pub fn forget_drained(&self, node: usize) {
+        self.state.lock().nodes[node].drained = false;
+        self.publish();
+    }
+
     pub fn kill(&self, node: u64) {
         self.set_manner(node, Manner::Dead);
         {
@@ -266,6 +278,7 @@ impl FakeCluster {
                 broker_uuid: format!("uuid-{node}"),
                 priority_election: state.priority_election,
                 replicas: replicas.collect(),
+                drained: entry.drained,
                 ..pb::BrokerStatus::default()
             });
         }
@@ -547,6 +560,16 @@ impl Broker for FakeBroker {
             Some((Ok(now), (status, false)))
         });
         Ok(Response::new(breakable(stream, self.cluster.streams(self.node))))
+    }
+
+    async fn set_drained(
+        &self,
+        request: Request<pb::SetDrainedRequest>,
+    ) -> Result<Response<pb::SetDrainedResponse>, Status> {
+        let drained = request.into_inner().drained;
+        self.cluster.state.lock().nodes[self.node as usize].drained = drained;
+        self.cluster.publish();
+        Ok(Response::new(pb::SetDrainedResponse {}))
     }
 
     async fn step_down(

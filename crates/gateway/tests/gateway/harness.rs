@@ -98,6 +98,16 @@ impl Harness {
     }
 }
 
+/// Returns when `holds` does.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let held = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, held).await.is_ok(), "waited in vain for {what}");
+}
+
 pub fn put(key: &Bytes, value: &'static str) -> PutRequest {
     PutRequest {
         key: key.clone(),
