@@ -8,6 +8,7 @@ mod bad_configuration;
 mod chaos;
 mod commands;
 mod dev_cluster;
+mod draining;
 mod failover;
 mod fixed_distribution;
 mod formation;

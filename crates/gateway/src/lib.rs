@@ -24,6 +24,7 @@ mod options;
 pub mod planner;
 mod reads;
 mod rebalance;
+mod rebalance_events;
 mod rebalance_http;
 mod rebalance_journal;
 mod rebalance_record;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::http::{HttpState, problem, problem_with};
 use crate::rebalance::RefusedBecause;
+use crate::rebalance_events::NoEvents;
 use crate::rebalance_record::RunHead;
 use crate::rebalance_request::{BadRequest, RebalanceRequest};
 use crate::rebalance_runner::{Accepted, NotStarted};
@@ -29,6 +30,7 @@ pub(crate) fn routes() -> Router<HttpState> {
         .route(REBALANCE_PATH, get(balance).post(start).delete(cancel))
         .route("/cluster/v2/rebalance/history", get(history))
         .route("/cluster/v2/rebalance/{id}", get(run).delete(cancel_one))
+        .route("/cluster/v2/rebalance/{id}/events", get(events))
 }
 
 /// Zeebe's contract: 200 without a body whatever came of it. The headers tell more to those who look.
@@ -164,6 +166,16 @@ async fn run(State(state): State<HttpState>, Path(id): Path<String>, uri: Uri) -
         Ok(Some(run)) => Json(run).into_response(),
         Ok(None) => unknown(&uri, &id),
         Err(error) => store_failed(&uri, &error),
+    }
+}
+
+async fn events(State(state): State<HttpState>, Path(id): Path<String>, uri: Uri) -> Response {
+    let Ok(number) = id.parse() else { return unknown(&uri, &id) };
+    match state.rebalancer.events().follow(number).await {
+        Ok(stream) => stream,
+        Err(NoEvents::Unknown(_)) => unknown(&uri, &id),
+        Err(NoEvents::Store(error)) => store_failed(&uri, &error),
+        Err(error @ NoEvents::TooMany) => problem(StatusCode::SERVICE_UNAVAILABLE, &uri, error.to_string()),
     }
 }
 

@@ -77,18 +77,26 @@ impl Run {
         let decided = plan.iter().filter_map(|planned| {
             Some((planned.partition, PartitionRunState::Ended(outcome_of_plan(planned)?)))
         });
-        let mut states: HashMap<PartitionId, PartitionRunState> = decided.collect();
+        let states = decided.collect();
+        let mut run = Self { head, plan, states };
         for transition in journal {
-            match transition {
-                Transition::Begun(partition) => {
-                    states.entry(partition).or_insert(PartitionRunState::Begun);
-                }
-                Transition::Ended(partition, outcome) => {
-                    states.insert(partition, PartitionRunState::Ended(outcome));
-                }
+            run.take(transition);
+        }
+        run
+    }
+
+    /// Takes an entry of the journal in; the partition that it is about.
+    pub(crate) fn take(&mut self, transition: Transition) -> PartitionId {
+        match transition {
+            Transition::Begun(partition) => {
+                self.states.entry(partition).or_insert(PartitionRunState::Begun);
+                partition
+            }
+            Transition::Ended(partition, outcome) => {
+                self.states.insert(partition, PartitionRunState::Ended(outcome));
+                partition
             }
         }
-        Self { head, plan, states }
     }
 
     /// What became of the partition, once it is done with.
@@ -149,9 +157,10 @@ pub(crate) struct RunJson {
     plan: String,
 }
 
+/// One partition of a run, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PartitionRunJson {
+pub(crate) struct PartitionRunJson {
     partition_id: u32,
     physical_tenant_id: &'static str,
     current_leader: Option<String>,
@@ -221,6 +230,12 @@ impl RunJson {
         };
         Self { dry_run: true, ..Self::of(&Run::assemble(head, plan, [])) }
     }
+}
+
+/// How far the partition is, if it takes part in the run.
+pub(crate) fn partition_of_run(run: &Run, partition: PartitionId) -> Option<PartitionRunJson> {
+    let planned = run.plan.iter().find(|planned| planned.partition == partition)?;
+    Some(partition_json(planned, run.states.get(&partition)))
 }
 
 fn partition_json(planned: &PlannedPartition, state: Option<&PartitionRunState>) -> PartitionRunJson {

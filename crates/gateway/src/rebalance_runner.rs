@@ -26,6 +26,7 @@ use crate::rebalance::{
     Decision, Outcome, PartitionResult, PlannedPartition, RefusedBecause, RunResult, all_planned, decide,
     refused,
 };
+use crate::rebalance_events::RunEvents;
 use crate::rebalance_journal::Journal;
 use crate::rebalance_record::{
     ActiveRun, BalanceJson, Run, RunHead, RunJson, Transition, balance, outcome_of_plan, timestamp,
@@ -96,6 +97,7 @@ pub(crate) struct Rebalancer(Arc<Inner>);
 struct Inner {
     router: Arc<Router>,
     runs: RunStore,
+    events: RunEvents,
     /// Held while ownership is rebalanced through ESC's API, which excludes runs.
     slot: Slot,
     /// This gateway's name as an owner, drawn at its start.
@@ -112,12 +114,18 @@ impl Rebalancer {
         let store = SystemStore::new(Arc::clone(&router));
         let slot = Slot::new(store.clone());
         let runs = RunStore { store };
+        let events = RunEvents::new(runs.clone(), stopping.clone());
         let me = format!("{:032x}", rand::random::<u128>());
-        Self(Arc::new(Inner { router, runs, slot, me, tasks, stopping, driving: Mutex::default() }))
+        Self(Arc::new(Inner { router, runs, events, slot, me, tasks, stopping, driving: Mutex::default() }))
     }
 
     fn topology(&self) -> SharedTopology {
         self.0.router.topology.borrow().clone()
+    }
+
+    /// Runs as they go on.
+    pub(crate) fn events(&self) -> &RunEvents {
+        &self.0.events
     }
 
     /// The place that an ownership rebalance needs.

@@ -61,6 +61,14 @@ struct Requested {
     at_s: u64,
 }
 
+/// Entries of a run's journal.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JournalPart {
+    pub(crate) transitions: Vec<Transition>,
+    /// Number of the first entry that is not among them.
+    pub(crate) next: u64,
+}
+
 /// The way to the stored runs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RunStore {
@@ -151,15 +159,32 @@ impl RunStore {
 
     /// Also the number of the next entry of its journal.
     pub(crate) async fn load_with_journal(&self, id: u64) -> Result<Option<(Run, u64)>, SystemStoreError> {
-        let Some(head) = self.store.get::<RunHead>(&head_key(id)).await? else { return Ok(None) };
-        let plan: Vec<(String, Versioned<Vec<PlannedPartition>>)> = self.store.list(&plan_prefix(id)).await?;
+        let Some(head) = self.head(id).await? else { return Ok(None) };
+        let plan = self.plan(id).await?;
+        let journal = self.journal(id, 0).await?;
+        Ok(Some((Run::assemble(head, plan, journal.transitions), journal.next)))
+    }
+
+    /// A run as a whole.
+    pub(crate) async fn head(&self, id: u64) -> Result<Option<RunHead>, SystemStoreError> {
+        Ok(self.store.get(&head_key(id)).await?.map(|head| head.value))
+    }
+
+    async fn plan(&self, id: u64) -> Result<Vec<PlannedPartition>, SystemStoreError> {
+        let chunks: Vec<(String, Versioned<Vec<PlannedPartition>>)> =
+            self.store.list(&plan_prefix(id)).await?;
+        Ok(chunks.into_iter().flat_map(|(_, chunk)| chunk.value).collect())
+    }
+
+    /// What happened to a run's partitions from the `from`th entry on.
+    pub(crate) async fn journal(&self, id: u64, from: u64) -> Result<JournalPart, SystemStoreError> {
         let prefix = journal_prefix(id);
-        let journal: Vec<(String, Versioned<Vec<Transition>>)> = self.store.list(&prefix).await?;
-        let next =
-            journal.last().and_then(|(key, _)| key[prefix.len()..].parse().ok()).map_or(0, |n: u64| n + 1);
-        let plan = plan.into_iter().flat_map(|(_, chunk)| chunk.value).collect();
-        let journal = journal.into_iter().flat_map(|(_, entries)| entries.value);
-        Ok(Some((Run::assemble(head.value, plan, journal), next)))
+        let after = from.checked_sub(1).map_or_else(String::new, |last| journal_key(id, last));
+        let entries: Vec<(String, Versioned<Vec<Transition>>)> =
+            self.store.list_after(&prefix, &after).await?;
+        let last = entries.last().and_then(|(key, _)| key[prefix.len()..].parse::<u64>().ok());
+        let transitions = entries.into_iter().flat_map(|(_, entry)| entry.value).collect();
+        Ok(JournalPart { transitions, next: last.map_or(from, |last| last + 1) })
     }
 
     /// The heads of all runs that are remembered, the newest first.

@@ -183,9 +183,18 @@ impl SystemStore {
         &self,
         prefix: &str,
     ) -> Result<Vec<(String, Versioned<T>)>, SystemStoreError> {
+        self.list_after(prefix, "").await
+    }
+
+    /// Those among them whose key is greater than `after`.
+    pub(crate) async fn list_after<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        after: &str,
+    ) -> Result<Vec<(String, Versioned<T>)>, SystemStoreError> {
         let deadline = Instant::now() + ACCESS_TIMEOUT;
         let mut all = Vec::new();
-        let mut after_key = Bytes::new();
+        let mut after_key = Bytes::copy_from_slice(after.as_bytes());
         loop {
             let page = self.page(prefix, after_key, deadline).await.map_err(SystemStoreError::Unavailable)?;
             for record in &page.records {

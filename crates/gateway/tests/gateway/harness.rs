@@ -138,10 +138,22 @@ impl HttpAnswer {
 }
 
 pub async fn http(method: &str, at: std::net::SocketAddr, path: &str) -> HttpAnswer {
+    http_then(method, at, path, || ()).await
+}
+
+/// Does something between the answer's first bytes and the rest.
+pub async fn http_then(
+    method: &str,
+    at: std::net::SocketAddr,
+    path: &str,
+    then: impl FnOnce(),
+) -> HttpAnswer {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let request =
         http::Request::builder().method(method).uri(format!("http://{at}{path}")).body(Empty::new()).unwrap();
-    let (head, body) = client.request(request).await.unwrap().into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let (head, mut body) = client.request(request).await.unwrap().into_parts();
+    let first = body.frame().await.map(|frame| frame.unwrap().into_data().unwrap()).unwrap_or_default();
+    then();
+    let body = [first, body.collect().await.unwrap().to_bytes()].concat().into();
     HttpAnswer { status: head.status.as_u16(), headers: head.headers, body }
 }

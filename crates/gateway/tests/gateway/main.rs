@@ -5,6 +5,7 @@
 mod draining;
 mod esc;
 mod fake_cluster;
+mod following;
 mod harness;
 mod http_ports;
 mod reading;
