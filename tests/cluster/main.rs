@@ -4,6 +4,7 @@
 //! every wait is for a condition, with a deadline that reports what was seen last.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod automatic;
 mod bad_configuration;
 mod chaos;
 mod commands;

@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::automatic_runner::AutomaticRebalancer;
 use crate::broker_link::BrokerLinks;
 use crate::cluster::TopologyService;
 use crate::drain_keeper::Drains;
@@ -159,6 +160,17 @@ impl Gateway {
         upkeep.spawn(rebalancer.clone().watch_over());
         let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), stopping.clone());
         upkeep.spawn(drains.clone().keep());
+        let automatic = AutomaticRebalancer::new(
+            options.rebalance.clone(),
+            rebalancer.clone(),
+            topology.clone(),
+            stopping.clone(),
+        );
+        upkeep.spawn(async move {
+            if let Err(error) = automatic.run().await {
+                tracing::error!("automatic rebalancing: {error}");
+            }
+        });
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();

@@ -4,6 +4,8 @@
 //! replays writes while a partition changes leader, shows the cluster over gRPC and HTTP, and starts rebalances.
 //! [`run`] is the whole process; [`Gateway`] splits it into binding and serving.
 
+mod automatic;
+mod automatic_runner;
 mod broker_link;
 mod brokers_http;
 mod byte_budget;

@@ -21,6 +21,8 @@ const REBALANCE_RUNS: &str = "evenkeel_rebalance_runs_total";
 const REBALANCE_PARTITIONS: &str = "evenkeel_rebalance_partition_results_total";
 const REBALANCE_RUN_SECONDS: &str = "evenkeel_rebalance_run_seconds";
 const REBALANCE_GAP_SECONDS: &str = "evenkeel_rebalance_gap_seconds";
+const AUTOMATIC_ROUNDS: &str = "evenkeel_rebalance_automatic_rounds_total";
+const APPEND_RATE: &str = "evenkeel_replicated_bytes_per_second";
 const PARTITION_BALANCED: &str = "evenkeel_partition_balanced";
 const OWNERSHIP_REBALANCES: &str = "evenkeel_ownership_rebalances_total";
 
@@ -83,6 +85,14 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         REBALANCE_GAP_SECONDS,
         "How long old leaders held a partition's writes back while it was rebalanced"
     );
+    describe_counter!(
+        AUTOMATIC_ROUNDS,
+        "Rounds of automatic rebalancing by outcome: started, or why nothing was"
+    );
+    describe_gauge!(
+        APPEND_RATE,
+        "What all leaders together replicate, as automatic rebalancing sees it; absent when it is off"
+    );
     describe_gauge!(
         PARTITION_BALANCED,
         "1 when the partition is led by its primary, 0 when by another or nobody"
@@ -138,6 +148,14 @@ pub(crate) fn rebalance_run_seconds() -> Histogram {
 
 pub(crate) fn rebalance_gap_seconds() -> Histogram {
     histogram!(REBALANCE_GAP_SECONDS)
+}
+
+pub(crate) fn automatic_rounds(outcome: &'static str) -> Counter {
+    counter!(AUTOMATIC_ROUNDS, "outcome" => outcome)
+}
+
+pub(crate) fn append_rate() -> Gauge {
+    gauge!(APPEND_RATE)
 }
 
 pub(crate) fn partition_balanced(partition: PartitionId) -> Gauge {

@@ -6,12 +6,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use croner::Cron;
+use croner::errors::CronError;
 use evenkeel_protocol::NodeId;
 use evenkeel_settings::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::planner::Policy;
+
 /// Longest time that a write may be parked: beyond it a client would have given up long ago.
 const PARK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Longest time that automatic rebalancing may be told to wait for anything: a week.
+const AUTOMATIC_TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Everything that a gateway can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +31,8 @@ pub struct Options {
     pub routing: RoutingOptions,
     /// What a request may carry.
     pub limits: LimitOptions,
+    /// Rebalancing without being asked.
+    pub rebalance: RebalanceOptions,
 }
 
 /// Where the brokers are.
@@ -99,6 +107,107 @@ impl Default for LimitOptions {
     }
 }
 
+/// When a gateway rebalances by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Automatic {
+    /// Never: leadership moves when somebody asks.
+    #[default]
+    Off,
+    /// At the times of `schedule`, if the cluster is idle then.
+    Scheduled,
+    /// Whenever the cluster is idle.
+    WhenIdle,
+}
+
+/// Rebalancing without being asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebalanceOptions {
+    /// When.
+    pub automatic: Automatic,
+    /// Five fields of cron, in UTC.
+    pub schedule: String,
+    /// Who should lead.
+    pub policy: Policy,
+    /// The cluster is idle while its leaders replicate less than this per second, all together…
+    pub idle_bytes_per_s: i64,
+    /// …for so long.
+    #[serde(with = "humantime_serde")]
+    pub idle_window: Duration,
+    /// How often `when-idle` looks.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// A partition that was moved is left alone for so long.
+    #[serde(with = "humantime_serde")]
+    pub cool_down: Duration,
+}
+
+impl Default for RebalanceOptions {
+    fn default() -> Self {
+        Self {
+            automatic: Automatic::Off,
+            schedule: String::new(),
+            policy: Policy::Primary,
+            idle_bytes_per_s: 65_536,
+            idle_window: Duration::from_secs(60),
+            interval: Duration::from_secs(30),
+            cool_down: Duration::from_secs(600),
+        }
+    }
+}
+
+impl RebalanceOptions {
+    /// The times of `schedule`.
+    ///
+    /// # Errors
+    /// When it is not a cron expression.
+    pub(crate) fn cron(&self) -> Result<Cron, OptionsError> {
+        self.schedule.parse().map_err(|error: CronError| {
+            refuse(
+                "rebalance.schedule",
+                format!("{:?}", self.schedule),
+                format!("is no cron expression ({error})"),
+                "write minute, hour, day, month and weekday in UTC, such as \"0 3 * * *\" for 3 o'clock every night",
+            )
+        })
+    }
+
+    fn validate(&self) -> Result<(), OptionsError> {
+        if self.automatic == Automatic::Scheduled || !self.schedule.is_empty() {
+            self.cron()?;
+        }
+        if self.idle_bytes_per_s < 1 {
+            return Err(refuse(
+                "rebalance.idle_bytes_per_s",
+                self.idle_bytes_per_s,
+                "is a rate that no cluster stays below",
+                "set 1 or more; 65536 is the default",
+            ));
+        }
+        let durations = [
+            ("rebalance.idle_window", self.idle_window, Duration::from_secs(1)),
+            ("rebalance.interval", self.interval, Duration::from_secs(1)),
+            ("rebalance.cool_down", self.cool_down, Duration::ZERO),
+        ];
+        for (key, given, least) in durations {
+            if given < least || given > AUTOMATIC_TIME_MAX {
+                return Err(refuse(
+                    key,
+                    humantime::format_duration(given),
+                    "is out of range",
+                    format!(
+                        "set {} to {}",
+                        humantime::format_duration(least),
+                        humantime::format_duration(AUTOMATIC_TIME_MAX)
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Settings for Options {
     const DOCS: &'static [(&'static str, &'static str)] = &[
         ("cluster.brokers", "Every broker as NODE_ID=HOST:PORT, the port being its gRPC port"),
@@ -116,6 +225,16 @@ impl Settings for Options {
         ("limits.value_bytes_max", "Longest value, in bytes"),
         ("limits.batch_bytes_max", "Keys and values of one batch together, in bytes"),
         ("limits.watchers_max", "Watches open at once; more are refused as overload"),
+        ("rebalance.automatic", "When to rebalance without being asked: off, scheduled or when-idle"),
+        ("rebalance.schedule", "When scheduled: minute, hour, day, month, weekday (cron, UTC)"),
+        ("rebalance.policy", "Who should lead after it: primary, even-count or records"),
+        (
+            "rebalance.idle_bytes_per_s",
+            "The cluster counts as idle while all leaders together replicate less than this per second",
+        ),
+        ("rebalance.idle_window", "How long it must have been idle before leadership is moved"),
+        ("rebalance.interval", "How often when-idle looks whether something should be moved"),
+        ("rebalance.cool_down", "How long a partition that was moved is left alone"),
     ];
 }
 
@@ -162,6 +281,7 @@ impl Options {
     /// The first setting that cannot work, with its value and the remedy.
     pub fn validate(&self) -> Result<(), OptionsError> {
         self.contacts()?;
+        self.rebalance.validate()?;
         let network = &self.network;
         if network.host.is_empty() {
             return Err(refuse("network.host", "\"\"", "is empty", "give an address, such as 127.0.0.1"));
@@ -289,7 +409,7 @@ mod tests {
     #[test]
     fn every_bad_setting_is_named_with_its_value_and_remedy() {
         type Change = fn(&mut Options);
-        let table: [(&str, Change); 10] = [
+        let table: [(&str, Change); 14] = [
             ("cluster.brokers = []: names no broker", |o| o.cluster.brokers.clear()),
             ("cluster.brokers = \"0:1\": is not a contact", |o| o.cluster.brokers = vec!["0:1".into()]),
             ("cluster.brokers = \"0=b:2\": repeats \"0=a:1\"", |o| {
@@ -301,6 +421,16 @@ mod tests {
             ("routing.parked_bytes_max = -1: is out of range; set 1 to", |o| o.routing.parked_bytes_max = -1),
             ("limits.key_bytes_max = 0: is out of range; set 1 to 65536", |o| o.limits.key_bytes_max = 0),
             ("limits.watchers_max = -7: is out of range", |o| o.limits.watchers_max = -7),
+            ("rebalance.schedule = \"\": is no cron expression", |o| {
+                o.rebalance.automatic = Automatic::Scheduled
+            }),
+            ("rebalance.schedule = \"61 * * * *\": is no cron expression", |o| {
+                o.rebalance.schedule = "61 * * * *".into()
+            }),
+            ("rebalance.idle_bytes_per_s = 0: is a rate", |o| o.rebalance.idle_bytes_per_s = 0),
+            ("rebalance.interval = 1ms: is out of range; set 1s to 7days", |o| {
+                o.rebalance.interval = Duration::from_millis(1)
+            }),
             ("limits.batch_bytes_max = 9: is less than limits.value_bytes_max", |o| {
                 o.limits.batch_bytes_max = 9
             }),

@@ -5,7 +5,7 @@
 //! may have been asked for, and in the topology what came of it; and since a leader is asked to step down in a given
 //! term, two gateways that both think that they own the run cannot move a partition twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::cluster_view::{LatestLags, cluster_view};
 use crate::esc_slot::Slot;
 use crate::metric_definitions;
-use crate::planner::Reason;
+use crate::planner::{Plan, Reason};
 use crate::rebalance::{
     Decision, Outcome, PartitionResult, PlannedPartition, RefusedBecause, RunResult, all_planned, decide,
     refused,
@@ -238,6 +238,35 @@ impl Rebalancer {
             return Err(NotStarted::Paused);
         }
         Ok(())
+    }
+
+    /// The plan as a run would make it now.
+    pub(crate) async fn plan_now(&self, settings: &RunSettings) -> Result<Plan, NotStarted> {
+        if let Some(because) = refused(&self.topology(), settings.policy) {
+            return Err(because.into());
+        }
+        self.check_free().await?;
+        let latest = self.ask_leaders().await;
+        let view = cluster_view(&self.topology(), &latest);
+        Ok(crate::planner::plan(&view, &settings.plan_request()))
+    }
+
+    /// Partitions that runs have moved since then.
+    pub(crate) async fn moved_since(
+        &self,
+        since: SystemTime,
+    ) -> Result<BTreeSet<PartitionId>, SystemStoreError> {
+        let since = timestamp(since);
+        let mut moved = BTreeSet::new();
+        // Times of one format sort as text.
+        let recent = |head: &&RunHead| head.finished_at.as_ref().is_some_and(|at| *at >= since);
+        for head in self.0.runs.heads().await?.iter().filter(recent) {
+            let Some(run) = self.0.runs.load(head.id).await? else { continue };
+            moved.extend(run.plan.iter().map(|planned| planned.partition).filter(|partition| {
+                run.outcome(*partition).is_some_and(|o| o.result == PartitionResult::Transferred)
+            }));
+        }
+        Ok(moved)
     }
 
     /// Whether a run would move anything, as far as the topology tells. Nobody is asked.

@@ -39,9 +39,9 @@ async fn every_step_of_a_run_is_told_in_order_and_the_end_is_the_last() {
     let (first, last) = (&told[0].1, &told[told.len() - 1].1);
     assert_eq!((&first["rebalanceId"], &last["result"]), (&1.into(), &"COMPLETED".into()));
     for partition in [2, 5] {
-        let steps =
+        let mut steps =
             told.iter().filter(|(name, data)| name == "partition" && data["partitionId"] == partition);
-        let last = steps.last().unwrap_or_else(|| panic!("nothing was told of {partition}: {told:?}"));
+        let last = steps.next_back().unwrap_or_else(|| panic!("nothing was told of {partition}: {told:?}"));
         assert_eq!((&last.1["progress"], &last.1["result"]), (&"COMPLETED".into(), &"TRANSFERRED".into()));
     }
 
