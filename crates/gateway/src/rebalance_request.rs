@@ -102,11 +102,9 @@ struct Body {
 impl RebalanceRequest {
     /// Reads a body: nothing, or a JSON object whatever its content type says.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, BadRequest> {
-        let body: Option<Body> = if body.trim_ascii().is_empty() {
-            None
-        } else {
-            serde_json::from_slice(body)
-                .map_err(|error| BadRequest(format!("body: {error}; send nothing or a JSON object")))?
+        let body: Option<Body> = match body.trim_ascii() {
+            b"" | b"null" => None,
+            object => Some(parse_object(object)?),
         };
         let body = body.unwrap_or_default();
         let or = RunSettings::default();
@@ -139,6 +137,26 @@ impl RebalanceRequest {
         };
         Ok(Self { settings, plan: body.plan, idempotency_key: None })
     }
+}
+
+/// Says which field it is that is not understood.
+fn parse_object(text: &[u8]) -> Result<Body, BadRequest> {
+    let bad = |what: &str, problem: String| BadRequest(format!("{what}: {problem}"));
+    let not_an_object = |problem: String| bad("body", format!("{problem}; send nothing or a JSON object"));
+    // A list of values in the order of the fields would do for serde.
+    if !text.starts_with(b"{") {
+        return Err(not_an_object("not a JSON object".to_owned()));
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        match error.into_inner() {
+            problem if field != "." && problem.is_data() => bad(&field, problem.to_string()),
+            problem => not_an_object(problem.to_string()),
+        }
+    })?;
+    json.end().map_err(|error| not_an_object(error.to_string()))?;
+    Ok(body)
 }
 
 fn duration(name: &str, given: Option<&str>) -> Result<Option<Duration>, BadRequest> {
@@ -254,13 +272,19 @@ mod tests {
     fn what_cannot_be_understood_is_named() {
         let table = [
             (r#"{"replicationLagTreshold": 1}"#, "replicationLagTreshold"),
-            (r#"{"policy": "fair"}"#, "fair"),
+            (r#"{"policy": "fair"}"#, "policy: unknown variant `fair`"),
+            (r#"{"replicationLagThreshold": "8MiB"}"#, "replicationLagThreshold: "),
+            (r#"{"partitions": [1, "two"]}"#, "partitions[1]: "),
+            (r#"{"targets": {"1": "two"}}"#, "targets.1: "),
             (r#"{"replicationTimeout": "10s"}"#, "replicationTimeout"),
             (r#"{"leaderWaitTimeout": "PT0S"}"#, "leaderWaitTimeout"),
             (r#"{"maxTransferAttempts": 0}"#, "maxTransferAttempts"),
             (r#"{"maxConcurrent": 65}"#, "maxConcurrent"),
             (r#"{"partitions": []}"#, "partitions"),
-            ("[", "body"),
+            ("[", "body: "),
+            ("{\"policy\"", "body: "),
+            ("{} {}", "body: "),
+            ("[1024]", "JSON object"),
         ];
         for (body, named) in table {
             let error = RebalanceRequest::parse(body.as_bytes()).unwrap_err().to_string();
