@@ -156,6 +156,8 @@ impl Handover {
             Transfer::new(replica.me, target, term, self.limits, Instant::now());
         let mut running: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
         let mut gate: Option<OwnedRwLockWriteGuard<()>> = None;
+        // Dropped before the gate.
+        let mut asked = AskedToStand { replica, term, open: false };
         let mut closing_since: Option<Instant> = None;
         let mut frozen = Duration::ZERO;
         loop {
@@ -167,6 +169,7 @@ impl Handover {
                         running.push(Box::pin(close_gate(replica, self.limits.freeze)));
                     }
                     Effect::AskToStand => {
+                        asked.open = true;
                         running.push(Box::pin(ask_to_stand(peer, replica, term, self.limits.freeze)))
                     }
                     Effect::OpenGate => {
@@ -177,6 +180,7 @@ impl Handover {
                 }
             }
             if let Some(outcome) = transfer.outcome() {
+                asked.open = false;
                 drop(gate);
                 return Attempt { outcome: outcome.clone(), frozen };
             }
@@ -202,6 +206,21 @@ impl Handover {
             }
             let view = view(replica, &metrics.borrow_watched(), target);
             effects.extend(transfer.on(Event::Seen(view), Instant::now()));
+        }
+    }
+}
+
+/// An attempt is dropped in the middle when whoever asked for it is gone. The target may still win then.
+struct AskedToStand<'a> {
+    replica: &'a Replica,
+    term: u64,
+    open: bool,
+}
+
+impl Drop for AskedToStand<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.replica.void_lease(self.term);
         }
     }
 }
