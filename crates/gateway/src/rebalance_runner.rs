@@ -32,7 +32,7 @@ use crate::rebalance_record::{
     ActiveRun, BalanceJson, Run, RunHead, RunJson, Transition, balance, outcome_of_plan, timestamp,
 };
 use crate::rebalance_request::{RebalanceRequest, RunSettings};
-use crate::rebalance_store::{ACTIVE_RUN_KEY, RunStore};
+use crate::rebalance_store::{ACTIVE_RUN_KEY, KeyUse, RunStore};
 use crate::rebalance_transfer::Transfers;
 use crate::system_store::{Batch, Expect, SystemStore, SystemStoreError, Versioned};
 use crate::topology::SharedTopology;
@@ -135,7 +135,7 @@ impl Rebalancer {
 
     /// Starts a run unless there is nothing to do, nothing that can be done, or one under way.
     pub(crate) async fn start(&self, request: &RebalanceRequest) -> Result<Accepted, NotStarted> {
-        let started = self.try_start(request).await;
+        let started = self.start_once(request).await;
         match &started {
             Ok(Accepted::Noop) => {
                 metric_definitions::rebalance_runs("noop").increment(1);
@@ -150,6 +150,19 @@ impl Rebalancer {
         started
     }
 
+    /// The same key gives the same run, also when it is given to two gateways at once: the one that comes second may
+    /// find the run of the first active, or done with and nothing left to do.
+    async fn start_once(&self, request: &RebalanceRequest) -> Result<Accepted, NotStarted> {
+        let started = self.try_start(request).await;
+        match (&started, &request.idempotency_key) {
+            (Ok(Accepted::Started { .. } | Accepted::StartedBefore { .. }), _) | (_, None) => started,
+            (_, Some(key)) => match self.0.runs.key_use(key, SystemTime::now()).await {
+                Ok(KeyUse::Gave(id)) => Ok(Accepted::StartedBefore { id }),
+                Ok(KeyUse::Unused(_)) | Err(_) => started,
+            },
+        }
+    }
+
     async fn try_start(&self, request: &RebalanceRequest) -> Result<Accepted, NotStarted> {
         let settings = &request.settings;
         let runs = &self.0.runs;
@@ -158,10 +171,13 @@ impl Rebalancer {
         }
         self.check_names(&request.settings)?;
         let now = SystemTime::now();
-        let key = request.idempotency_key.as_deref();
-        if let Some(id) = self.requested_before(key, now).await? {
-            return Ok(Accepted::StartedBefore { id });
-        }
+        let key = match &request.idempotency_key {
+            None => None,
+            Some(key) => match runs.key_use(key, now).await? {
+                KeyUse::Gave(id) => return Ok(Accepted::StartedBefore { id }),
+                KeyUse::Unused(expect) => Some((key.as_str(), expect)),
+            },
+        };
         self.check_free().await?;
         let latest =
             match decide(&self.topology(), &cluster_view(&self.topology(), &LatestLags::default()), settings)
@@ -204,28 +220,12 @@ impl Rebalancer {
                 self.drive(Run::assemble(head, plan, []), Versioned { value, version }, 0);
                 Ok(Accepted::Started { id })
             }
-            Err(error) if error.is_conflict() => {
-                if let Some(id) = self.requested_before(key, now).await? {
-                    return Ok(Accepted::StartedBefore { id });
-                }
-                match runs.active().await? {
-                    Some(active) => Err(NotStarted::Active { id: active.value.id }),
-                    None if self.0.slot.unheld().await?.is_none() => Err(NotStarted::OwnershipRebalance),
-                    None => Err(error.into()),
-                }
-            }
+            Err(error) if error.is_conflict() => match runs.active().await? {
+                Some(active) => Err(NotStarted::Active { id: active.value.id }),
+                None if self.0.slot.unheld().await?.is_none() => Err(NotStarted::OwnershipRebalance),
+                None => Err(error.into()),
+            },
             Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn requested_before(
-        &self,
-        key: Option<&str>,
-        now: SystemTime,
-    ) -> Result<Option<u64>, SystemStoreError> {
-        match key {
-            Some(key) => self.0.runs.requested_before(key, now).await,
-            None => Ok(None),
         }
     }
 
@@ -342,8 +342,10 @@ impl Rebalancer {
             Some(head) => runs.load(head.id).await?,
             None => None,
         };
-        // It may have finished in between.
-        let running = running.filter(|run| run.head.finished_at.is_none());
+        // It may have finished in between, before or after it was read.
+        let last_id = last.as_ref().map(|last| last.head.id);
+        let running = running
+            .filter(|run| run.head.finished_at.is_none() && last_id.is_none_or(|last| last < run.head.id));
         Ok(balance(&self.topology(), running.as_ref(), last.as_ref()))
     }
 
@@ -440,15 +442,21 @@ impl Rebalancer {
                     return;
                 }
                 let spent = budget_us.is_some_and(|budget| frozen_us.load(Ordering::Relaxed) >= budget);
+                let cancelled = || stopped(planned, planned.reason, "the run was cancelled before its turn");
                 let outcome = if !begun && journal.cancelled.is_cancelled() {
-                    stopped(planned, planned.reason, "the run was cancelled before its turn")
+                    cancelled()
                 } else if !begun && spent {
                     stopped(planned, Reason::BudgetSpent, "the run's pauseBudget was spent before its turn")
                 } else {
                     if !begun && journal.begun(Transition::Begun(partition)).await.is_err() {
                         return;
                     }
-                    transfers.hand_over(planned, begun).await
+                    // Another gateway may have been asked to cancel since: writing the journal tells.
+                    if !begun && journal.cancelled.is_cancelled() {
+                        cancelled()
+                    } else {
+                        transfers.hand_over(planned, begun).await
+                    }
                 };
                 frozen_us.fetch_add(outcome.frozen_us.unwrap_or(0), Ordering::Relaxed);
                 told(id, planned, &outcome);

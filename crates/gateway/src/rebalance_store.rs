@@ -69,6 +69,15 @@ pub(crate) struct JournalPart {
     pub(crate) next: u64,
 }
 
+/// What became of an Idempotency-Key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyUse {
+    /// This run.
+    Gave(u64),
+    /// None; as long as that is so, its record is as expected.
+    Unused(Expect),
+}
+
 /// The way to the stored runs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RunStore {
@@ -81,15 +90,16 @@ impl RunStore {
         self.store.get(ACTIVE_RUN_KEY).await
     }
 
-    /// The run that this key gave within the last day.
-    pub(crate) async fn requested_before(
-        &self,
-        key: &str,
-        now: SystemTime,
-    ) -> Result<Option<u64>, SystemStoreError> {
+    /// Whether this key gave a run within the last day.
+    pub(crate) async fn key_use(&self, key: &str, now: SystemTime) -> Result<KeyUse, SystemStoreError> {
         let stored: Option<Versioned<Requested>> = self.store.get(&request_key(key)).await?;
-        let fresh = stored.filter(|stored| stored.value.key == key && !is_expired(&stored.value, now));
-        Ok(fresh.map(|stored| stored.value.run))
+        Ok(match stored {
+            None => KeyUse::Unused(Expect::Absent),
+            Some(Versioned { value, .. }) if value.key == key && !is_expired(&value, now) => {
+                KeyUse::Gave(value.run)
+            }
+            Some(stale) => KeyUse::Unused(Expect::Version(stale.version)),
+        })
     }
 
     /// Takes an id that no run has had.
@@ -108,7 +118,7 @@ impl RunStore {
     }
 
     /// Creates a run, owned by this gateway, unless there is one under way or ownership is being rebalanced, its place
-    /// not being as `unheld` says: then [`SystemStoreError::Conflict`]. `head.id` is given here. Answers the id and the
+    /// not being as `unheld` says, or the key has been used since: then [`SystemStoreError::Conflict`]. `head.id` is given here. Answers the id and the
     /// version of the active run's record.
     pub(crate) async fn create(
         &self,
@@ -116,7 +126,7 @@ impl RunStore {
         plan: &[PlannedPartition],
         owner: &str,
         unheld: Expect,
-        idempotency_key: Option<&str>,
+        idempotency_key: Option<(&str, Expect)>,
         now: SystemTime,
     ) -> Result<(RunHead, u64), SystemStoreError> {
         let id = self.new_id().await?;
@@ -136,9 +146,9 @@ impl RunStore {
         last.put(ACTIVE_RUN_KEY, &active, Expect::Absent)?;
         last.put(&head_key(id), &head, Expect::Absent)?;
         last.delete(SLOT_KEY, unheld);
-        if let Some(key) = idempotency_key {
+        if let Some((key, unused)) = idempotency_key {
             let at_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            last.put(&request_key(key), &Requested { key: key.to_owned(), run: id, at_s }, Expect::Anything)?;
+            last.put(&request_key(key), &Requested { key: key.to_owned(), run: id, at_s }, unused)?;
         }
         last.append(batch);
         match self.store.commit(last).await {
