@@ -22,4 +22,7 @@ mod readme;
 mod rebalancing;
 mod records;
 mod recovery;
+mod run_outcomes;
+mod run_takeover;
+mod runs;
 mod watching;

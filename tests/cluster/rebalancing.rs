@@ -6,7 +6,7 @@ use evenkeel_protocol::v1::TopologyResponse;
 use http::Method;
 use serde_json::Value;
 
-use crate::harness::{Answer, Cluster, Load, Spec, http, leads_per_broker, wait_until};
+use crate::harness::{Answer, Cluster, Load, Spec, http, leads_per_broker, terms, wait_until};
 
 /// What the contract promises whatever came of it; returns the `Rebalance-Status`.
 fn status_of(answer: &Answer) -> &str {
@@ -22,18 +22,6 @@ async fn run_of(cluster: &Cluster, answer: &Answer) -> Value {
         if run["finishedAt"].is_string() { Ok(run) } else { Err(run.to_string()) }
     })
     .await
-}
-
-/// Kills a broker and brings it back: everything it led is led elsewhere then.
-async fn lose_and_return(cluster: &mut Cluster, node: usize) {
-    cluster.kill(node);
-    cluster.wait_until_abandoned(node as u64).await;
-    cluster.restart(node);
-    cluster.wait_until_caught_up(node).await;
-}
-
-fn terms(topology: &TopologyResponse) -> BTreeMap<u32, (Option<u64>, u64)> {
-    topology.partitions.iter().map(|p| (p.partition_id, (p.leader, p.term))).collect()
 }
 
 fn leader(topology: &TopologyResponse, partition: u32) -> Option<u64> {
@@ -57,7 +45,7 @@ fn best_live(topology: &TopologyResponse) -> BTreeMap<u32, u64> {
 async fn a_rebalance_under_light_load_evens_the_leaders_without_a_failed_request() {
     let mut cluster = Cluster::start(Spec::new(3, 12)).await;
     cluster.wait_until_balanced().await;
-    lose_and_return(&mut cluster, 2).await;
+    cluster.lose_and_return(2).await;
     assert_eq!(leads_per_broker(&cluster.topology().await)[2], 0);
     let load = Load::without_retries(cluster.records(), 4);
     load.progress(100).await;
@@ -97,7 +85,7 @@ async fn rebalancing_a_balanced_cluster_is_a_noop_that_changes_no_leadership() {
 async fn with_two_of_three_brokers_up_the_best_of_them_lead_after_a_rebalance() {
     let mut cluster = Cluster::start(Spec::new(3, 6)).await;
     cluster.wait_until_balanced().await;
-    lose_and_return(&mut cluster, 0).await;
+    cluster.lose_and_return(0).await;
     cluster.kill(2);
     cluster.wait_until_abandoned(2).await;
     let answer = cluster.rebalance().await;
@@ -144,7 +132,7 @@ async fn a_lagging_primary_is_left_alone_until_it_has_caught_up() {
     let spec = Spec::new(3, 3).broker("transfer.lag_entries_max", 20);
     let mut cluster = Cluster::start(spec).await;
     cluster.wait_until_balanced().await;
-    lose_and_return(&mut cluster, 0).await;
+    cluster.lose_and_return(0).await;
     // Its connections stay open, but it takes nothing in.
     cluster.pause(0);
     let client = cluster.client();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use evenkeel_client::{Client, Options};
+use evenkeel_protocol::internal::v1::StepDownRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
 use evenkeel_protocol::v1::TopologyResponse;
 use evenkeel_protocol::v1::records_client::RecordsClient;
@@ -18,6 +19,7 @@ use super::http::{Answer, http};
 use super::metrics::{PARTITIONS, Scrape};
 use super::ports::reserve_ports;
 use super::process::Process;
+use super::rebalance_api::RebalanceApi;
 use super::waiting::wait_until;
 
 /// More clusters at once would only wait for each other on a machine with two cores.
@@ -95,6 +97,11 @@ impl Cluster {
 
     pub fn monitoring(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.ports.gateways[0][2])
+    }
+
+    /// The rebalance API of one gateway.
+    pub fn rebalance_api(&self, gateway: usize) -> RebalanceApi {
+        RebalanceApi { base: format!("http://127.0.0.1:{}", self.ports.gateways[gateway][1]) }
     }
 
     pub async fn rebalance(&self) -> Answer {
@@ -202,6 +209,38 @@ impl Cluster {
         self.brokers[node].restart();
     }
 
+    /// Kills a broker and brings it back: everything it led is led elsewhere then.
+    pub async fn lose_and_return(&mut self, node: usize) {
+        self.kill(node);
+        self.wait_until_abandoned(node as u64).await;
+        self.restart(node);
+        self.wait_until_caught_up(node).await;
+    }
+
+    /// Has a partition's leader hand over to this broker, which may be no primary, and waits until all gateways see it.
+    pub async fn give(&self, partition: u32, to: u64) {
+        wait_until(&format!("broker {to} to lead partition {partition}"), async || {
+            let led = leaders(&self.topology().await).get(&partition).copied();
+            let leader = led.ok_or("it has no leader")?;
+            if leader == to {
+                return Ok(());
+            }
+            let ask = StepDownRequest { partition_id: partition, candidates: vec![to], ..Default::default() };
+            let mut service = self.broker_service(usize::try_from(leader).unwrap());
+            let answer = service.step_down(ask).await.map_err(|status| status.to_string())?;
+            Err(answer.into_inner().detail)
+        })
+        .await;
+        for gateway in 0..self.gateways.len() {
+            self.wait_for_gateway(
+                gateway,
+                &format!("broker {to} leading partition {partition}"),
+                |topology| leaders(topology).get(&partition) == Some(&to),
+            )
+            .await;
+        }
+    }
+
     pub fn pause(&mut self, node: usize) {
         self.brokers[node].signal(Signal::STOP);
     }
@@ -224,6 +263,11 @@ impl Drop for Cluster {
 /// Leader by partition.
 pub fn leaders(topology: &TopologyResponse) -> BTreeMap<u32, u64> {
     topology.partitions.iter().filter_map(|p| Some((p.partition_id, p.leader?))).collect()
+}
+
+/// Who leads each partition and in which term: the same again only if no leadership changed in between.
+pub fn terms(topology: &TopologyResponse) -> BTreeMap<u32, (Option<u64>, u64)> {
+    topology.partitions.iter().map(|p| (p.partition_id, (p.leader, p.term))).collect()
 }
 
 /// How many partitions each broker leads, by node id.

@@ -33,7 +33,21 @@ impl Answer {
 
 /// Sends a request without a body; an error is one of connecting or of an answer that never came.
 pub async fn http(method: Method, url: &str) -> Result<Answer, String> {
-    let request = Request::builder().method(method).uri(url).body(Full::<Bytes>::default()).unwrap();
+    send(method, url, &[], String::new()).await
+}
+
+/// Sends a request with headers and a body.
+pub async fn send(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Result<Answer, String> {
+    let mut request = Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::<Bytes>::from(body)).unwrap();
     let exchange = async {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request).await.map_err(|error| format!("{url}: {error:?}"))?;

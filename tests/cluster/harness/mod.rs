@@ -2,18 +2,22 @@
 
 mod cluster;
 mod config;
+mod held_run;
 mod http;
 mod load;
 mod metrics;
 mod ports;
 mod process;
+mod rebalance_api;
 mod waiting;
 
-pub use cluster::{Cluster, leaders, leads_per_broker};
+pub use cluster::{Cluster, leaders, leads_per_broker, terms};
 pub use config::{ClusterPorts, PATIENT_STAGGER, Spec, set};
+pub use held_run::{HELD, HeldRun, pending, transferring};
 pub use http::{Answer, http};
 pub use load::Load;
 pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;
 pub use process::{Process, evenkeel};
+pub use rebalance_api::{RebalanceApi, partition_of, partitions_where, run_of};
 pub use waiting::{PATIENCE, wait_until};
