@@ -243,13 +243,13 @@ fn partition_json(planned: &PlannedPartition, state: Option<&PartitionRunState>)
         Some(PartitionRunState::Ended(outcome)) => Some(outcome),
         Some(PartitionRunState::Begun) | None => None,
     };
-    let moved_to =
-        outcome.filter(|outcome| outcome.result == PartitionResult::Transferred).and_then(|o| o.to);
+    // Also one who has come to lead without being asked.
+    let leads_now = outcome.filter(|outcome| outcome.result.is_success()).and_then(|outcome| outcome.to);
     let wanted = planned.desired.or(planned.leader);
     PartitionRunJson {
         partition_id: planned.partition.0,
         physical_tenant_id: PHYSICAL_TENANT,
-        current_leader: moved_to.or(planned.leader).map(text),
+        current_leader: leads_now.or(planned.leader).map(text),
         desired_leader: wanted.map_or_else(String::new, text),
         progress: match state {
             None => Progress::Pending,
