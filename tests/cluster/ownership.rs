@@ -150,3 +150,56 @@ async fn a_cluster_of_one_broker_has_nobody_to_share_with() {
         (&json!(true), &json!(3))
     );
 }
+
+/// ESC's own example: two nodes have 300 configurations each, the third has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_broker_without_records_gets_a_hundred_of_each_that_has_three_hundred() {
+    const PER_PARTITION: u32 = 100;
+    let cluster = Cluster::start(Spec::new(3, 6)).await;
+    cluster.wait_until_balanced().await;
+    let mut counts = [0; 6];
+    let mut keys = Vec::new();
+    for key in (0..).map(|i| format!("config-{i}")) {
+        let partition = evenkeel_protocol::partition_of(key.as_bytes(), 6).0 as usize;
+        if counts[partition - 1] < PER_PARTITION {
+            counts[partition - 1] += 1;
+            keys.push(key);
+        }
+        if counts == [PER_PARTITION; 6] {
+            break;
+        }
+    }
+    let client = cluster.client();
+    futures::future::try_join_all(keys.into_iter().map(|key| client.put(key, "v", None))).await.unwrap();
+    for (partition, to) in [(1, 0), (2, 1), (3, 0), (4, 0), (5, 1), (6, 1)] {
+        cluster.give(partition, to).await;
+    }
+    wait_until("300, 300 and 0 records to be counted", async || {
+        let shown = ownership(&cluster).await?;
+        let records: Vec<u64> =
+            shown["brokers"].as_array().unwrap().iter().map(|b| b["records"].as_u64().unwrap()).collect();
+        if records == [300, 300, 0] { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+    let shown = ownership(&cluster).await.unwrap();
+    let uuids = [0, 1, 2].map(|node: usize| shown["brokers"][node]["uuid"].as_str().unwrap().to_owned());
+
+    let body = wait_until("brokers to be known as caught up", async || {
+        let body = put(&cluster, "rebalance").await.json();
+        if body.get("message").is_none() { Ok(body) } else { Err(body.to_string()) }
+    })
+    .await;
+    let account = |previous: u64, unloaded: u64| {
+        json!({"previous_configs_count": previous, "requested_unload_count": unloaded,
+            "accepted_unload_count": unloaded, "current_configs_count": 200})
+    };
+    let [one, two, three] = &uuids;
+    let expected = json!({one: account(300, 100), two: account(300, 100), three: account(0, 0)});
+    assert_eq!(body, expected);
+    let again = put(&cluster, "rebalance").await;
+    assert_eq!(
+        (again.status.as_u16(), again.json()),
+        (200, json!({"message": "No configs found for rebalance."}))
+    );
+    assert!(owned(&ownership(&cluster).await.unwrap()).values().all(|records| *records == 200));
+}

@@ -1,10 +1,13 @@
 //! What a run says of partitions that it could not move: brokers that lag, do not answer, hold no replica, or are gone.
 
+use evenkeel_protocol::internal::v1::StepDownRequest;
+use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, PATIENT_STAGGER, Spec, http, leaders, partition_of, partitions_where, pending, terms, wait_until,
+    Cluster, HELD, HeldRun, PATIENT_STAGGER, Spec, http, leaders, partition_of, partitions_where, pending,
+    terms, wait_until,
 };
 
 /// Result and reason of one partition, and the result of the run.
@@ -132,4 +135,64 @@ async fn without_most_of_its_brokers_a_cluster_answers_that_it_cannot_tell_and_s
         })
         .await;
     assert!(cluster.rebalance_api(0).history().await.is_empty(), "nothing was started");
+}
+
+/// The leader of the partition under way dies, and with it the request that it was about to carry out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_whose_leader_dies_while_it_is_asked_gets_where_it_belongs_all_the_same() {
+    let mut cluster = Cluster::start(HeldRun::spec(1)).await;
+    cluster.wait_until_balanced().await;
+    let held = HeldRun::start(&mut cluster, 0).await;
+    let dying = leaders(&cluster.topology().await)[&held.first];
+
+    cluster.kill(usize::try_from(dying).unwrap());
+    HeldRun::let_go(&mut cluster);
+    let run = cluster.rebalance_api(0).finished(held.id).await;
+    assert_eq!(run["result"], "COMPLETED", "{run}");
+    assert_eq!(partitions_where(&run, |p| p["currentLeader"] == "2"), HELD, "{run}");
+    let led = leaders(&cluster.topology().await);
+    assert!(HELD.iter().all(|partition| led.get(partition) == Some(&2)), "{led:?}: {run}");
+    cluster.client().put("k", "v", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_somebody_else_is_transferring_is_told_as_such() {
+    // A target that is stopped holds a transfer up as long as its connection stays open.
+    let spec = Spec::new(3, 3).broker("transfer.probe_timeout", "30s");
+    let mut cluster = Cluster::start(spec).await;
+    cluster.wait_until_balanced().await;
+    cluster.give(1, 1).await;
+    let api = cluster.rebalance_api(0);
+    wait_until("a transfer to be held up for long enough", async || {
+        cluster.give(1, 1).await;
+        let planned = api.dry_run(&json!({})).await;
+        if pending(&planned) != [1] {
+            return Err(planned.to_string());
+        }
+        let ask = |to: u64| StepDownRequest { partition_id: 1, candidates: vec![to], ..Default::default() };
+        let mut broker = cluster.broker_service(1);
+        cluster.pause(0);
+        let elsewhere = tokio::spawn({
+            let (mut broker, ask) = (broker.clone(), ask(0));
+            async move { broker.step_down(ask).await }
+        });
+        wait_until("it to be under way", async || {
+            // To nobody: only whether it could begin is of interest.
+            let answer = broker.step_down(ask(99)).await.map_err(|status| status.to_string())?.into_inner();
+            let in_progress = answer.result() == StepDown::TransferInProgress;
+            if in_progress || elsewhere.is_finished() { Ok(()) } else { Err(answer.detail) }
+        })
+        .await;
+        let run = api.run_to_the_end(&json!({"maxTransferAttempts": 1})).await;
+        let held_up = !elsewhere.is_finished();
+        cluster.resume(0);
+        let ended = elsewhere.await.unwrap();
+        if !held_up {
+            return Err(format!("{ended:?}"));
+        }
+        assert_eq!((told(&run, 1)[0], told(&run, 1)[2]), ("TRANSFER_IN_PROGRESS", "FAILED"), "{run}");
+        Ok(())
+    })
+    .await;
+    cluster.wait_until_balanced().await;
 }

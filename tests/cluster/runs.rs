@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use evenkeel_protocol::internal::v1::{BrokerListRequest, broker_list_response};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -435,4 +436,43 @@ async fn every_policy_evens_out_what_it_is_about_with_the_fewest_moves() {
     .await;
     assert_eq!(api.run_to_the_end(&json!({})).await["result"], "COMPLETED");
     cluster.wait_until_balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_hundred_runs_are_remembered_and_older_ones_leave_nothing_behind() {
+    const KEPT: u64 = 100;
+    const RUNS: u64 = KEPT + 3;
+    let mut cluster = Cluster::start(Spec::new(3, 1)).await;
+    cluster.wait_until_balanced().await;
+    cluster.kill(2);
+    cluster.wait_until_abandoned(2).await;
+    let api = cluster.rebalance_api(0);
+    // Runs that have nothing to do but to be told about.
+    for number in 1..=RUNS {
+        let run = api.run_to_the_end(&json!({"targets": {"1": 2}})).await;
+        assert_eq!((&run["rebalanceId"], &run["result"]), (&json!(number), &json!("FAILED")), "{run}");
+    }
+    wait_until("older runs to be forgotten", async || {
+        let ids: Vec<u64> =
+            api.history().await.iter().map(|run| run["rebalanceId"].as_u64().unwrap()).collect();
+        if ids == (RUNS - KEPT + 1..=RUNS).rev().collect::<Vec<u64>>() {
+            Ok(())
+        } else {
+            Err(format!("{ids:?}"))
+        }
+    })
+    .await;
+    let forgotten = http(Method::GET, &cluster.api("/cluster/v2/rebalance/3")).await.unwrap();
+    assert_eq!(forgotten.status, 404, "{}", forgotten.text());
+    assert_eq!(api.run(4).await["rebalanceId"], 4);
+    let plans = BrokerListRequest {
+        prefix: "rebalance/plan/".into(),
+        limit: 1000,
+        bytes_max: 1 << 20,
+        stale: true,
+        ..Default::default()
+    };
+    let listed = cluster.broker_service(0).list(plans).await.unwrap().into_inner().result;
+    let Some(broker_list_response::Result::Page(page)) = listed else { panic!("{listed:?}") };
+    assert_eq!(page.records.len() as u64, KEPT, "one plan for each run");
 }
