@@ -38,10 +38,30 @@ async fn commands_write_read_show_the_skew_and_rebalance_it() {
         serde_json::from_str(&printed(&run(&cluster, &["status", "--output", "json"]).await)).unwrap();
     assert!(status.is_object());
 
-    let run_json = printed(&run(&cluster, &["rebalance", "--output", "json"]).await);
+    let dry_run = printed(&run(&cluster, &["rebalance", "--dry-run"]).await);
+    assert!(dry_run.contains("would move 1 of 3 partitions; plan "), "{dry_run}");
+    let offered = dry_run.lines().last().unwrap().split_once("evenkeel ").unwrap().1;
+    let just_this: Vec<&str> = offered.split_whitespace().chain(["--output", "json"]).collect();
+    let run_json = printed(&run(&cluster, &just_this).await);
     let moved: Value = serde_json::from_str(&run_json).unwrap();
     assert_eq!((&moved["result"], moved["partitions"].as_array().unwrap().len()), (&"COMPLETED".into(), 1));
     cluster.wait_until_balanced().await;
+    let id = moved["rebalanceId"].to_string();
+    for (words, expected) in [
+        (&["rebalance", "--show", &id][..], "TRANSFERRED"),
+        (&["rebalance", "--history"], "TRANSFERRED 1"),
+        (&["rebalance", "--cancel"], "no rebalance was under way"),
+        (&["pause"], "paused"),
+    ] {
+        let text = printed(&run(&cluster, words).await);
+        assert!(text.contains(expected), "{words:?}: {text}");
+    }
+    let refused = run(&cluster, &["rebalance"]).await;
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("ownership is paused"), "{told}");
+    printed(&run(&cluster, &["resume"]).await);
+    assert!(printed(&run(&cluster, &["rebalance"]).await).contains("nothing to move"));
     assert!(printed(&run(&cluster, &["status"]).await).contains("balanced: 1/1/1 leaders per broker"));
 
     printed(&run(&cluster, &["delete", "order-1"]).await);

@@ -14,6 +14,8 @@ use clap::Args;
 use evenkeel_client::{Client, ListQuery};
 use indicatif::ProgressBar;
 
+use crate::actuator::{self, Accepted};
+use crate::cluster_api::ClusterApi;
 use crate::demo_input::{PACKAGE_KEY, packages_file};
 use crate::dev::automatic_ports;
 use crate::http::{Http, join};
@@ -23,7 +25,8 @@ use crate::load::{KeyLedger, Load, LoadPlan};
 use crate::local_cluster::{LocalCluster, Plan, all_led};
 use crate::metrics_text::samples;
 use crate::outcome::{Failure, note, print};
-use crate::rebalance::{Accepted, follow, request, run_table, went_well};
+use crate::rebalance_follow::follow;
+use crate::rebalance_report::run_table;
 use crate::signals::stop_requested;
 use crate::status::{is_balanced, lags_are_known, leaders_per_broker, status_table, verdict};
 
@@ -311,17 +314,20 @@ impl Story {
         client: &Client,
         load: &Load,
     ) -> Result<u64, Failure> {
-        self.step(format_args!("POST {}", join(&cluster.monitoring_url(), "/actuator/rebalance")))?;
+        self.step(format_args!("POST {}", join(&cluster.monitoring_url(), actuator::REBALANCE_PATH)))?;
         let http = Http::new();
         let began = Instant::now();
-        match request(&http, &cluster.monitoring_url(), &cluster.api_url()).await? {
-            Accepted::Started(url) => {
-                let (run, _) = follow(&http, &url).await?;
+        match actuator::rebalance(&http, &cluster.monitoring_url()).await? {
+            Accepted::Started(id) => {
+                let api = ClusterApi::new(http, &cluster.api_url());
+                let (run, _) = follow(&api, id, &mut ()).await?;
                 print(run_table(&run))?;
-                let failed = run.partitions.iter().filter(|partition| !went_well(partition)).count();
+                let failed = run.partitions.iter().filter(|partition| !partition.went_well()).count();
                 self.check(failed == 0, format!("{failed} transfers failed"));
             }
-            other => self.check(false, format!("the rebalance was not started: {other:?}")),
+            Accepted::NotStarted(status) => {
+                self.check(false, format!("the rebalance was not started: Rebalance-Status {status}"));
+            }
         }
         cluster.wait_for(client, "leaders on their primaries", |_| true, is_balanced).await?;
         let took = began.elapsed();

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
 
 use crate::outcome::Failure;
 
@@ -45,18 +48,24 @@ impl Http {
     }
 
     pub async fn get(&self, url: &str) -> Result<Answer, Failure> {
-        self.send(Method::GET, url).await
+        self.send(Method::GET, url, None).await
     }
 
-    pub async fn post(&self, url: &str) -> Result<Answer, Failure> {
-        self.send(Method::POST, url).await
+    /// With a JSON body, or none.
+    pub async fn post(&self, url: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        self.send(Method::POST, url, body).await
     }
 
-    async fn send(&self, method: Method, url: &str) -> Result<Answer, Failure> {
-        let request = Request::builder().method(&method).uri(url).body(Full::default());
-        let request = request.map_err(|error| {
-            Failure::usage(format!("{url:?}: {error}; write a URL such as http://127.0.0.1:9600"))
-        })?;
+    pub async fn put(&self, url: &str) -> Result<Answer, Failure> {
+        self.send(Method::PUT, url, None).await
+    }
+
+    pub async fn delete(&self, url: &str) -> Result<Answer, Failure> {
+        self.send(Method::DELETE, url, None).await
+    }
+
+    async fn send(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        let request = request(&method, url, body)?;
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| innermost(&error))?;
             let (head, body) = response.into_parts();
@@ -64,15 +73,52 @@ impl Http {
                 Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
             Ok::<_, String>(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
-        let detail = match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(detail)) => detail,
-            Err(_) => format!("no answer within {TIMEOUT:?}"),
-        };
-        Err(Failure::unreachable(format!(
-            "{method} {url}: {detail}; is the cluster running? See `evenkeel status`"
-        )))
+        in_time(&method, url, exchange).await
     }
+
+    /// Asks for an answer without end, and reads it as it comes.
+    pub async fn open(&self, url: &str) -> Result<OpenAnswer, Failure> {
+        let request = request(&Method::GET, url, None)?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| innermost(&error))?;
+            let (head, body) = response.into_parts();
+            let pieces = body.into_data_stream().map_err(|error| innermost(&error)).boxed();
+            Ok::<_, String>(OpenAnswer { status: head.status, pieces })
+        };
+        in_time(&Method::GET, url, exchange).await
+    }
+}
+
+/// An answer whose body is still coming.
+pub struct OpenAnswer {
+    pub status: StatusCode,
+    pub pieces: BoxStream<'static, Result<Bytes, String>>,
+}
+
+fn request(method: &Method, url: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = Request::builder().method(method).uri(url);
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let body = body.map_or_else(Full::default, |body| Full::from(body.to_string()));
+    request.body(body).map_err(|error| {
+        Failure::usage(format!("{url:?}: {error}; write a URL such as http://127.0.0.1:9600"))
+    })
+}
+
+async fn in_time<T>(
+    method: &Method,
+    url: &str,
+    exchange: impl Future<Output = Result<T, String>>,
+) -> Result<T, Failure> {
+    let detail = match tokio::time::timeout(TIMEOUT, exchange).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(detail)) => detail,
+        Err(_) => format!("no answer within {TIMEOUT:?}"),
+    };
+    Err(Failure::unreachable(format!(
+        "{method} {url}: {detail}; is the cluster running? See `evenkeel status`"
+    )))
 }
 
 /// "Connection refused" rather than "client error (Connect)".
@@ -84,12 +130,9 @@ fn innermost(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// `base` and `path` with exactly one slash between; an absolute `path` stands alone.
+/// `base` and `path` with exactly one slash between.
 pub fn join(base: &str, path: &str) -> String {
-    match path.contains("://") {
-        true => path.to_owned(),
-        false => format!("{}/{}", base.trim_end_matches('/'), path.trim_start_matches('/')),
-    }
+    format!("{}/{}", base.trim_end_matches('/'), path.trim_start_matches('/'))
 }
 
 #[cfg(test)]
@@ -97,9 +140,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_is_found_whether_relative_or_absolute() {
-        assert_eq!(join("http://a:1/", "/cluster/v2/rebalance/3"), "http://a:1/cluster/v2/rebalance/3");
-        assert_eq!(join("http://a:1", "http://b:2/x"), "http://b:2/x");
+    fn a_path_is_joined_with_one_slash() {
+        for base in ["http://a:1/", "http://a:1"] {
+            assert_eq!(join(base, "/cluster/v2/rebalance/3"), "http://a:1/cluster/v2/rebalance/3");
+        }
     }
 
     #[tokio::test]

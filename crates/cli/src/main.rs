@@ -1,16 +1,20 @@
 //! `evenkeel`, the one binary: brokers and gateways, a development cluster, and the operator's commands.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
-//! configuration, 3 the cluster cannot be reached or refused; `rebalance` adds 6 and 7.
+//! configuration, 3 the cluster cannot be reached or refused; `rebalance` and `drain` add 6, some partitions are not
+//! led as wanted afterwards, and 7, a run was under way already.
 
 mod ack_gap;
+mod actuator;
 mod bench;
 mod child_process;
+mod cluster_api;
 mod connection;
 mod delete;
 mod demo;
 mod demo_input;
 mod dev;
+mod drain;
 #[cfg(test)]
 mod fake_gateway;
 mod free_ports;
@@ -23,11 +27,15 @@ mod load;
 mod local_cluster;
 mod metrics_text;
 mod outcome;
+mod ownership;
 mod pid_file;
 mod put;
 mod rebalance;
+mod rebalance_follow;
+mod rebalance_report;
 mod record_output;
 mod serve;
+mod server_events;
 mod signals;
 mod status;
 mod tables;
@@ -70,6 +78,14 @@ enum Command {
     Status(status::StatusArgs),
     /// Bring leaders back to their primaries; exits 6 when some transfers failed, 7 when one is under way
     Rebalance(rebalance::RebalanceArgs),
+    /// Move every leadership away from a broker and keep it free of them; exits as rebalance does
+    Drain(drain::DrainArgs),
+    /// Let a drained broker lead again
+    Undrain(drain::UndrainArgs),
+    /// Refuse every rebalance until resume
+    Pause,
+    /// Allow rebalances again
+    Resume,
     /// Write a record
     Put(put::PutArgs),
     /// Read a record
@@ -116,6 +132,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => watch::run(args, connection).await,
         Command::Status(args) => status::run(args, connection).await,
         Command::Rebalance(args) => rebalance::run(args, connection).await,
+        Command::Drain(args) => drain::drain(args, connection).await,
+        Command::Undrain(args) => drain::undrain(args, connection).await,
+        Command::Pause => ownership::pause(connection).await,
+        Command::Resume => ownership::resume(connection).await,
         Command::Import(args) => import::run(args, connection).await,
         Command::Bench(args) => bench::run(args, connection).await,
     }

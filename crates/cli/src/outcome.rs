@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use evenkeel_client::ClientError;
 
+/// What was asked about is not there; also every failure that has no code of its own.
+pub const EXIT_NOT_FOUND: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
 /// The cluster, or the way to it, is down, or it refused.
@@ -28,6 +30,11 @@ impl Failure {
 
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(EXIT_USAGE, message)
+    }
+
+    /// What was asked about is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(EXIT_NOT_FOUND, message)
     }
 
     pub fn unreachable(message: impl Into<String>) -> Self {

@@ -1,113 +1,157 @@
 //! `evenkeel rebalance`: asks for even leadership, follows the run, and says what became of each partition.
 //!
-//! Asking goes to the monitoring port, as Zeebe's operators do it; its answer is always 200 without a body, so the
-//! `Rebalance-Status` and `Location` headers tell what happened and where to follow it.
+//! Exit codes: 0 every partition is led as wanted, 2 wrong usage, 3 unreachable or refused, 6 some are not led as
+//! wanted afterwards, 7 a run was under way already.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
 
-use clap::Args;
-use serde::Deserialize;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use crate::cluster_api::{ClusterApi, RebalanceBody, Run, RunPartition};
 use crate::connection::Connection;
-use crate::http::{Answer, Http, join};
-use crate::outcome::{EXIT_ALREADY_ACTIVE, EXIT_TRANSFERS_FAILED, Failure, note, print};
+use crate::http::Http;
+use crate::outcome::{EXIT_TRANSFERS_FAILED, Failure, note, print};
+use crate::rebalance_follow::{Watcher, follow};
+use crate::rebalance_report::{
+    counted, hints, history_table, outcome_sentence, partition_line, plan_summary, plan_table, run_table,
+};
 use crate::record_output::Output;
-use crate::tables::table;
+use crate::signals::stop_requested;
 
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// A run of very many partitions, each waiting for a replica to catch up, still ends before this.
-const RUN_TIMEOUT: Duration = Duration::from_secs(900);
-/// Every one of these means that the partition is where it belongs.
-const GOOD_RESULTS: [&str; 2] = ["TRANSFERRED", "ALREADY_LEADER"];
+/// Longest pause budget that a gateway takes.
+const PAUSE_BUDGET_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Args, Debug)]
 pub struct RebalanceArgs {
+    #[command(flatten)]
+    asked: Asked,
+    /// Show what would be done, ask the leaders whether it could be, and do nothing
+    #[arg(long, conflicts_with_all = ["watch", "plan"])]
+    dry_run: bool,
+    /// Show each partition as it is done with
+    #[arg(long)]
+    watch: bool,
+    /// Stop the run that is under way: transfers that have begun finish
+    #[arg(long, group = "instead", conflicts_with_all = ["Asked", "dry_run", "watch"])]
+    cancel: bool,
+    /// Show this run, or else the one under way, or else the last one; follow it with --watch
+    #[arg(long, group = "instead", value_name = "ID", num_args = 0..=1, conflicts_with_all = ["Asked", "dry_run"])]
+    show: Option<Option<u64>>,
+    /// Show the runs that the cluster remembers
+    #[arg(long, group = "instead", conflicts_with_all = ["Asked", "dry_run", "watch"])]
+    history: bool,
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// What the actuator's headers say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// Follow this URL.
-    Started(String),
-    AlreadyRunning(Option<String>),
-    NothingToDo,
-    Refused(String),
-    /// A gateway without our headers.
-    Untold,
+/// What the run is asked for.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Asked {
+    /// Who should lead [default: primary]
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Only these partitions; several, comma-separated
+    #[arg(long = "partition", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    partitions: Vec<u32>,
+    /// Transfers under way at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    max_concurrent: Option<u32>,
+    /// Stop when writes have been held back for so long in all, such as 500ms or 2s
+    #[arg(long, value_name = "DURATION", value_parser = pause_budget)]
+    pause_budget: Option<Duration>,
+    /// Most bytes that a new leader may lack before it catches up
+    #[arg(long, value_name = "BYTES")]
+    lag_threshold: Option<u64>,
+    /// Only if the plan is still this one, as a dry run showed it
+    #[arg(long, value_name = "FINGERPRINT")]
+    plan: Option<String>,
 }
 
-/// One run as the API tells it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Run {
-    pub result: Option<String>,
-    pub finished_at: Option<String>,
-    #[serde(default)]
-    pub partitions: Vec<RunPartition>,
+/// Who should lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    /// The highest-priority replica that is caught up
+    Primary,
+    /// As many partitions on each broker, with the fewest moves
+    EvenCount,
+    /// As many records on each broker
+    Records,
 }
 
-/// What became of one partition.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RunPartition {
-    pub partition_id: u32,
-    #[serde(default)]
-    pub current_leader: Value,
-    #[serde(default)]
-    pub desired_leader: Value,
-    #[serde(default)]
-    pub from: Value,
-    #[serde(default)]
-    pub to: Value,
-    pub result: Option<String>,
-    pub reason: Option<String>,
-    pub detail: Option<String>,
+impl Policy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::EvenCount => "even-count",
+            Self::Records => "records",
+        }
+    }
+}
+
+fn pause_budget(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(budget) if !budget.is_zero() && budget <= PAUSE_BUDGET_MAX => Ok(budget),
+        Ok(_) => Err("give more than nothing and at most 1h".to_owned()),
+        Err(error) => Err(format!("{error}; write a duration such as 500ms or 2s")),
+    }
+}
+
+/// `PT2S`, `PT0.5S`.
+fn iso_8601(duration: Duration) -> String {
+    let mut text = format!("PT{}", duration.as_secs());
+    if duration.subsec_nanos() > 0 {
+        text.push_str(format!(".{:09}", duration.subsec_nanos()).trim_end_matches('0'));
+    }
+    text.push('S');
+    text
+}
+
+impl Asked {
+    fn body(&self) -> RebalanceBody {
+        RebalanceBody {
+            policy: self.policy.map(|policy| policy.name().to_owned()),
+            partitions: (!self.partitions.is_empty()).then(|| self.partitions.clone()),
+            max_concurrent: self.max_concurrent,
+            pause_budget: self.pause_budget.map(iso_8601),
+            replication_lag_threshold: self.lag_threshold,
+            plan: self.plan.clone(),
+        }
+    }
 }
 
 pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Failure> {
-    let http = Http::new();
-    let url = match request(&http, &connection.monitoring, &connection.api).await? {
-        Accepted::Started(url) => url,
-        Accepted::NothingToDo => return print_unless_json(&args, "balanced: nothing to move"),
-        Accepted::Untold => {
-            note("accepted; this gateway does not tell about its runs: see `evenkeel status`");
-            return Ok(());
-        }
-        Accepted::Refused(why) => {
-            return Err(Failure::unreachable(format!("refused: {why}; see `evenkeel status`")));
-        }
-        Accepted::AlreadyRunning(url) => {
-            let url = url.map(|url| format!(": {url}")).unwrap_or_default();
-            let message = format!("a rebalance is already under way{url}; wait for it, then run this again");
-            return Err(Failure::new(EXIT_ALREADY_ACTIVE, message));
-        }
-    };
-    let (run, raw) = follow(&http, &url).await?;
-    match args.output {
-        Output::Table => print(run_table(&run))?,
-        Output::Json => print(&raw)?,
+    let api = ClusterApi::new(Http::new(), &connection.api);
+    if args.cancel {
+        return cancel(&api).await;
     }
-    let failed = run.partitions.iter().filter(|partition| !went_well(partition)).count();
-    if failed == 0 && run.result.as_deref() == Some("COMPLETED") {
-        return print_unless_json(&args, "balanced");
+    if args.history {
+        return history(&api, args.output).await;
     }
-    let result = run.result.unwrap_or_default().to_lowercase();
-    Err(Failure::new(
-        EXIT_TRANSFERS_FAILED,
-        format!(
-            "{result}: {failed} of {} partitions did not reach their primary; the table says why; when that is \
-             cured, run `evenkeel rebalance` again",
-            run.partitions.len()
-        ),
-    ))
+    if let Some(id) = args.show {
+        return show(&api, id, &args).await;
+    }
+    let body = args.asked.body();
+    if args.dry_run {
+        let (plan, raw) = api.dry_run(&body).await?;
+        return match args.output {
+            Output::Table => print(format_args!("{}\n{}", plan_table(&plan), plan_summary(&plan, &body))),
+            Output::Json => print(raw),
+        };
+    }
+    match api.start(&body).await? {
+        Some(id) => follow_and_tell(&api, id, args.watch, args.output).await,
+        None => tell("balanced: nothing to move", args.output),
+    }
 }
 
-fn print_unless_json(args: &RebalanceArgs, text: &str) -> Result<(), Failure> {
-    match args.output {
+/// A sentence: what is asked for when people read, an aside when programs do.
+fn tell(text: &str, output: Output) -> Result<(), Failure> {
+    match output {
         Output::Table => print(text),
         Output::Json => {
             note(text);
@@ -116,135 +160,125 @@ fn print_unless_json(args: &RebalanceArgs, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Asks for a rebalance.
-pub async fn request(http: &Http, monitoring: &str, api: &str) -> Result<Accepted, Failure> {
-    let answer = http.post(&join(monitoring, "/actuator/rebalance")).await?;
-    if !answer.status.is_success() {
-        let message = format!("{monitoring} answers {}; is that a gateway's monitoring port?", answer.status);
-        return Err(Failure::unreachable(message));
-    }
-    Ok(accepted(&answer, api))
-}
-
-fn accepted(answer: &Answer, api: &str) -> Accepted {
-    let location = answer.header("location").map(|path| join(api, path));
-    let reason = ["rebalance-reason", "rebalance-detail"].iter().find_map(|name| answer.header(name));
-    match (answer.header("rebalance-status"), location) {
-        (Some("started"), Some(url)) => Accepted::Started(url),
-        (Some("running"), url) => Accepted::AlreadyRunning(url),
-        (Some("noop"), _) => Accepted::NothingToDo,
-        (Some("refused"), _) => Accepted::Refused(reason.unwrap_or("the gateway's log says why").to_owned()),
-        _ => Accepted::Untold,
+async fn cancel(api: &ClusterApi) -> Result<(), Failure> {
+    match api.cancel().await? {
+        true => print("the run under way stops: transfers that have begun finish, the others are left"),
+        false => print("no rebalance was under way"),
     }
 }
 
-/// Waits for a run's end. Answers the run, and its JSON as it came.
-pub async fn follow(http: &Http, url: &str) -> Result<(Run, String), Failure> {
-    let began = Instant::now();
-    let mut told = 0;
-    while began.elapsed() < RUN_TIMEOUT {
-        let answer = http.get(url).await?;
-        if !answer.status.is_success() {
-            return Err(Failure::unreachable(format!("{url} answers {}: {}", answer.status, answer.text())));
+async fn history(api: &ClusterApi, output: Output) -> Result<(), Failure> {
+    let (runs, raw) = api.history().await?;
+    match output {
+        Output::Table => print(history_table(&runs)),
+        Output::Json => print(raw),
+    }
+}
+
+async fn show(api: &ClusterApi, id: Option<u64>, args: &RebalanceArgs) -> Result<(), Failure> {
+    let found = match id {
+        Some(id) => Some(api.run(id).await?),
+        None => api.active_or_last().await?,
+    };
+    let Some((run, raw)) = found else { return tell("no rebalance has run yet", args.output) };
+    if args.watch {
+        return follow_and_tell(api, run.rebalance_id, true, args.output).await;
+    }
+    match args.output {
+        Output::Table => print(format_args!("{}\n{}", run_table(&run), outcome_sentence(&run))),
+        Output::Json => print(raw),
+    }
+}
+
+/// Waits for the run's end and says what became of each partition.
+pub async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Output) -> Result<(), Failure> {
+    let (run, raw) = follow_or_leave(api, id, watch).await?;
+    match output {
+        Output::Table => print(run_table(&run))?,
+        Output::Json => print(&raw)?,
+    }
+    verdict(&run, output)
+}
+
+/// Success when every partition is led as wanted; else what to do about each that is not.
+pub fn verdict(run: &Run, output: Output) -> Result<(), Failure> {
+    if run.went_well() {
+        return tell(&outcome_sentence(run), output);
+    }
+    for hint in hints(run) {
+        tell(&hint, output)?;
+    }
+    Err(Failure::new(
+        EXIT_TRANSFERS_FAILED,
+        format!("{}; then run `evenkeel rebalance` again", outcome_sentence(run)),
+    ))
+}
+
+/// Waits for the run's end, or until the person wants to go; the run goes on then.
+pub async fn follow_or_leave(api: &ClusterApi, id: u64, watch: bool) -> Result<(Run, Value), Failure> {
+    let stop = stop_requested()?;
+    let followed = async {
+        match watch {
+            true => {
+                let mut live = Live::new();
+                let followed = follow(api, id, &mut live).await;
+                live.finish();
+                followed
+            }
+            false => follow(api, id, &mut ()).await,
         }
-        let run: Run = serde_json::from_slice(&answer.body)
-            .map_err(|error| Failure::new(1, format!("{url}: not a rebalance run: {error}")))?;
-        if run.finished_at.is_some() || run.result.is_some() {
-            return Ok((run, answer.text()));
+    };
+    tokio::select! {
+        followed = followed => followed,
+        signal = stop => Err(Failure::new(1, format!(
+            "{signal}: rebalance {id} goes on without this command; see `evenkeel rebalance --show {id}`, or stop it \
+             with `evenkeel rebalance --cancel`"
+        ))),
+    }
+}
+
+/// Progress as it happens: a bar on a terminal, lines elsewhere.
+struct Live {
+    bar: Option<ProgressBar>,
+    results: BTreeMap<String, u64>,
+}
+
+impl Live {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::no_length();
+            if let Ok(style) =
+                ProgressStyle::with_template("{bar:30} {pos}/{len} partitions  {elapsed}  {msg}")
+            {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, results: BTreeMap::new() }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
-        let done = run.partitions.iter().filter(|partition| partition.result.is_some()).count();
-        if done != told {
-            told = done;
-            note(format_args!("{done} of {} partitions done", run.partitions.len()));
+    }
+}
+
+impl Watcher for Live {
+    fn partition_done(&mut self, partition: &RunPartition, done: usize, all: usize) {
+        let result = partition.result.clone().unwrap_or_default();
+        *self.results.entry(result).or_default() += 1;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                bar.set_message(counted(&self.results));
+            }
+            None => note(partition_line(partition, done, all)),
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    Err(Failure::unreachable(format!("the run did not end within {RUN_TIMEOUT:?}; follow it at {url}")))
-}
-
-/// Whether the partition is where it belongs now.
-pub fn went_well(partition: &RunPartition) -> bool {
-    partition.result.as_deref().is_some_and(|result| GOOD_RESULTS.contains(&result))
-}
-
-/// The first that is there, without quotation marks.
-fn node(first: &Value, second: &Value) -> String {
-    match if first.is_null() { second } else { first } {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-pub fn run_table(run: &Run) -> comfy_table::Table {
-    let mut rows = table(["partition", "from", "to", "result", "detail"]);
-    for partition in &run.partitions {
-        let detail = partition.detail.as_deref().or(partition.reason.as_deref()).unwrap_or_default();
-        rows.add_row([
-            partition.partition_id.to_string(),
-            node(&partition.from, &partition.current_leader),
-            node(&partition.to, &partition.desired_leader),
-            partition.result.clone().unwrap_or_else(|| "-".into()),
-            detail.to_owned(),
-        ]);
-    }
-    rows
 }
 
 #[cfg(test)]
-mod tests {
-    use http::{HeaderMap, HeaderName, StatusCode};
-
-    use super::*;
-
-    fn answer(headers: &[(&'static str, &'static str)]) -> Answer {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(HeaderName::from_static(name), value.parse().unwrap());
-        }
-        Answer { status: StatusCode::OK, headers: map, body: Default::default() }
-    }
-
-    #[test]
-    fn headers_tell_what_became_of_the_request() {
-        let at = "/cluster/v2/rebalance/7";
-        let url = "http://api:1/cluster/v2/rebalance/7".to_owned();
-        let table = [
-            (answer(&[("rebalance-status", "started"), ("location", at)]), Accepted::Started(url.clone())),
-            (
-                answer(&[("rebalance-status", "running"), ("location", at)]),
-                Accepted::AlreadyRunning(Some(url)),
-            ),
-            (answer(&[("rebalance-status", "noop")]), Accepted::NothingToDo),
-            (
-                answer(&[
-                    ("rebalance-status", "refused"),
-                    ("rebalance-reason", "PRIORITY_ELECTION_DISABLED"),
-                ]),
-                Accepted::Refused("PRIORITY_ELECTION_DISABLED".into()),
-            ),
-            (answer(&[]), Accepted::Untold),
-        ];
-        for (answer, expected) in table {
-            assert_eq!(accepted(&answer, "http://api:1"), expected);
-        }
-    }
-
-    #[test]
-    fn a_run_is_told_partition_by_partition() {
-        let text = r#"{"rebalanceId":7,"finishedAt":"2026-01-01T00:00:00Z","result":"FAILED","partitions":[
-            {"partitionId":1,"currentLeader":"0","desiredLeader":"1","result":"TRANSFERRED","from":"0","to":"1"},
-            {"partitionId":2,"currentLeader":"0","desiredLeader":"2","result":"LAG_TOO_HIGH",
-             "detail":"broker 2 lacks 5,000 entries"}]}"#;
-        let run: Run = serde_json::from_str(text).unwrap();
-        assert_eq!(run.partitions.iter().map(went_well).collect::<Vec<_>>(), [true, false]);
-        let expected = "\
-╭───────────┬──────┬────┬──────────────┬──────────────────────────────╮
-│ partition ┆ from ┆ to ┆ result       ┆ detail                       │
-╞═══════════╪══════╪════╪══════════════╪══════════════════════════════╡
-│ 1         ┆ 0    ┆ 1  ┆ TRANSFERRED  ┆                              │
-│ 2         ┆ 0    ┆ 2  ┆ LAG_TOO_HIGH ┆ broker 2 lacks 5,000 entries │
-╰───────────┴──────┴────┴──────────────┴──────────────────────────────╯";
-        assert_eq!(run_table(&run).to_string(), expected);
-    }
-}
+#[path = "rebalance_tests.rs"]
+mod tests;

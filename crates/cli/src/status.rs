@@ -1,11 +1,15 @@
 //! `evenkeel status`: who leads what, who should, and who lags.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table};
 use evenkeel_protocol::v1::{Broker, Health, Partition, Replica, Role, TopologyResponse};
 use serde_json::{Value, json};
 
+use crate::cluster_api::{BrokerState, ClusterApi};
 use crate::connection::Connection;
+use crate::http::Http;
 use crate::outcome::{Failure, print};
 use crate::record_output::Output;
 use crate::tables::table;
@@ -19,10 +23,25 @@ pub struct StatusArgs {
 
 pub async fn run(args: StatusArgs, connection: &Connection) -> Result<(), Failure> {
     let topology = connection.client().await?.topology().await?;
+    // Who is drained is told by the API port; a gateway that does not tell it is no reason to show nothing.
+    let brokers = ClusterApi::new(Http::new(), &connection.api).brokers().await.ok();
+    let drained = brokers.as_deref().map(drained_nodes);
     match args.output {
-        Output::Table => print(format_args!("{}\n{}", status_table(&topology), verdict(&topology))),
-        Output::Json => print(status_json(&topology)),
+        Output::Table => {
+            let drained = drained.unwrap_or_default();
+            let (table, verdict) =
+                (status_table_with(&topology, &drained), verdict_with(&topology, &drained));
+            print(format_args!("{table}\n{verdict}"))
+        }
+        Output::Json => print(status_json(&topology, drained.as_ref())),
     }
+}
+
+/// Node ids of drained brokers.
+type Drained = BTreeSet<u64>;
+
+fn drained_nodes(brokers: &[BrokerState]) -> Drained {
+    brokers.iter().filter(|broker| broker.drained).map(|broker| broker.node_id).collect()
 }
 
 /// Where a partition's leadership is, against where it belongs.
@@ -66,10 +85,20 @@ pub fn leaders_per_broker(topology: &TopologyResponse) -> Vec<(u64, usize)> {
 
 /// One line: how it is, and what to do about it.
 pub fn verdict(topology: &TopologyResponse) -> String {
+    verdict_with(topology, &Drained::new())
+}
+
+fn verdict_with(topology: &TopologyResponse, drained: &Drained) -> String {
     let total = topology.partitions_count as usize;
-    let count = |wanted| topology.partitions.iter().filter(|partition| lead(partition) == wanted).count();
-    let led = count(Lead::Primary) + count(Lead::Any) + count(Lead::NotPrimary);
-    let misplaced = count(Lead::NotPrimary);
+    let led = topology.partitions.iter().filter(|partition| lead(partition) != Lead::Nobody).count();
+    // A drained primary is not to lead.
+    let to_move = |partition: &&Partition| match partition.primary {
+        Some(primary) if drained.contains(&primary) => {
+            partition.leader.is_some_and(|leader| drained.contains(&leader))
+        }
+        _ => lead(partition) == Lead::NotPrimary,
+    };
+    let misplaced = topology.partitions.iter().filter(to_move).count();
     let away: Vec<String> = topology
         .brokers
         .iter()
@@ -95,6 +124,10 @@ pub fn verdict(topology: &TopologyResponse) -> String {
     }
     if !away.is_empty() {
         parts.push(format!("not reachable: broker {}", away.join(", ")));
+    }
+    if !drained.is_empty() {
+        let drained = drained.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        parts.push(format!("drained: broker {drained}; `evenkeel undrain` lets it lead again"));
     }
     parts.join("; ")
 }
@@ -140,8 +173,15 @@ fn cell(broker: &Broker, partition: &Partition) -> String {
 
 /// Partitions × brokers: role, (priority), lag.
 pub fn status_table(topology: &TopologyResponse) -> Table {
+    status_table_with(topology, &Drained::new())
+}
+
+fn status_table_with(topology: &TopologyResponse, drained: &Drained) -> Table {
     let brokers = topology.brokers.iter();
-    let header = brokers.map(|broker| format!("broker {}\n{}:{}", broker.node_id, broker.host, broker.port));
+    let header = brokers.map(|broker| {
+        let mark = if drained.contains(&broker.node_id) { " drained" } else { "" };
+        format!("broker {}{mark}\n{}:{}", broker.node_id, broker.host, broker.port)
+    });
     let mut rows = table(std::iter::once("partition".to_owned()).chain(header));
     for partition in &topology.partitions {
         let cells = topology.brokers.iter().map(|broker| Cell::new(cell(broker, partition)));
@@ -151,7 +191,8 @@ pub fn status_table(topology: &TopologyResponse) -> Table {
     rows
 }
 
-fn status_json(topology: &TopologyResponse) -> Value {
+/// `drained` is `None` when nobody told who is.
+fn status_json(topology: &TopologyResponse, drained: Option<&Drained>) -> Value {
     let replicas = |partition_id: u32| -> Vec<Value> {
         let of_broker = |broker: &Broker| {
             replica_of(broker, partition_id).map(|replica| {
@@ -185,12 +226,13 @@ fn status_json(topology: &TopologyResponse) -> Value {
             "port": broker.port,
             "version": broker.version,
             "reachable": broker.reachable,
+            "drained": drained.map(|drained| drained.contains(&broker.node_id)),
             "leaders": leaders,
         })
     });
     json!({
         "balanced": is_balanced(topology),
-        "verdict": verdict(topology),
+        "verdict": verdict_with(topology, drained.unwrap_or(&Drained::new())),
         "cluster_size": topology.cluster_size,
         "partitions_count": topology.partitions_count,
         "replication_factor": topology.replication_factor,
@@ -259,6 +301,18 @@ pub mod tests {
     }
 
     #[test]
+    fn a_drained_broker_is_marked_and_its_partitions_are_not_called_misplaced() {
+        let drained = Drained::from([1]);
+        let away = topology(&[Some(0), Some(2), Some(2)]);
+        let remedy = "drained: broker 1; `evenkeel undrain` lets it lead again";
+        assert_eq!(verdict_with(&away, &drained), format!("balanced: 1/0/2 leaders per broker; {remedy}"));
+        let still_there = topology(&[Some(0), Some(1), Some(2)]);
+        assert!(verdict_with(&still_there, &drained).starts_with("1 of 3 leaders are not on their primary"));
+        let text = status_table_with(&away, &drained).to_string();
+        assert!(text.contains("broker 1 drained") && !text.contains("broker 0 drained"), "{text}");
+    }
+
+    #[test]
     fn the_table_shows_role_priority_and_lag_and_marks_misplaced_leaders() {
         let expected = "\
 ╭───────────┬────────────────────────┬─────────────────────┬─────────────────────╮
@@ -273,10 +327,15 @@ pub mod tests {
 
     #[test]
     fn json_says_the_same() {
-        let json = status_json(&topology(&[Some(0), Some(0), Some(2)]));
+        let json = status_json(&topology(&[Some(0), Some(0), Some(2)]), Some(&Drained::from([1])));
         assert_eq!(json["balanced"], false);
         assert_eq!(json["partitions"][1]["on_primary"], false);
         assert_eq!(json["partitions"][1]["replicas"][1]["lag_entries"], 10);
         assert_eq!(json["brokers"][0]["leaders"], 2);
+        assert_eq!(
+            (&json["brokers"][0]["drained"], &json["brokers"][1]["drained"]),
+            (&false.into(), &true.into())
+        );
+        assert!(status_json(&topology(&[Some(0)]), None)["brokers"][0]["drained"].is_null());
     }
 }
