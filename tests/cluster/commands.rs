@@ -70,6 +70,42 @@ async fn commands_write_read_show_the_skew_and_rebalance_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drained_broker_is_marked_and_leads_again_once_undrained_and_rebalanced() {
+    let cluster = Cluster::start(Spec::new(3, 6)).await;
+    cluster.wait_until_balanced().await;
+    let drained = printed(&run(&cluster, &["drain", "1"]).await);
+    assert!(drained.ends_with("kept free of leaderships until `evenkeel undrain 1`\n"), "{drained}");
+    let status = printed(&run(&cluster, &["status"]).await);
+    assert!(status.contains("broker 1 drained") && status.contains("3/0/3 leaders per broker"), "{status}");
+    let status: Value =
+        serde_json::from_str(&printed(&run(&cluster, &["status", "--output", "json"]).await)).unwrap();
+    assert_eq!(status["brokers"][1]["drained"], true);
+    // It leads nothing already.
+    printed(&run(&cluster, &["drain", "1", "--wait"]).await);
+    assert!(printed(&run(&cluster, &["undrain", "1"]).await).contains("evenkeel rebalance"));
+    let watched = run(&cluster, &["rebalance", "--watch"]).await;
+    assert!(printed(&watched).contains("balanced: 2 moved"), "{watched:?}");
+    let lines = String::from_utf8(watched.stderr).unwrap();
+    assert!(lines.contains("[2/2] partition "), "{lines}");
+    cluster.wait_until_balanced().await;
+    assert_eq!(run(&cluster, &["drain", "7"]).await.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_rebalance_moves_exactly_what_is_misplaced_and_leaves_nothing_drained() {
+    let cluster = Cluster::start(Spec::new(3, 6)).await;
+    cluster.wait_until_balanced().await;
+    let words = ["bench", "rebalance", "--rounds", "2", "--clients", "4", "--capacity-seconds", "1"];
+    let report = printed(&run(&cluster, &[&words[..], &["--output", "json"]].concat()).await);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["failed"], &report["moved"]), (&0.into(), &4.into()), "{report}");
+    assert_eq!((&report["misplaced"], &report["broken"]), (&4.into(), &Value::Array(Vec::new())), "{report}");
+    assert!(report["write_gap_ms"]["max"].is_f64() && report["frozen_ms"]["max"].is_f64(), "{report}");
+    let status = printed(&run(&cluster, &["status"]).await);
+    assert!(status.contains("balanced: 2/2/2 leaders per broker") && !status.contains("drained"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_cluster_commands_exit_with_3_and_say_how_to_start_one() {
     let nobody = format!("127.0.0.1:{}", crate::harness::reserve_ports::<1>()[0]);
     let output = evenkeel(["get", "k", "--gateway", &nobody]).await;

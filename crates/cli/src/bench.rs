@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use evenkeel_client::Client;
 use serde_json::{Value, json};
 
+use crate::bench_rebalance::{self, RebalanceBenchArgs};
 use crate::connection::Connection;
 use crate::load::{Gaps, Load, LoadPlan, LoadReport};
 use crate::outcome::{Failure, note, print};
@@ -16,7 +17,23 @@ use crate::record_output::Output;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    writes: WriteArgs,
+}
+
+/// What to measure instead of writes alone.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Measure rebalances under load: what clients see while leaders move; exits 0 only when nothing failed
+    Rebalance(RebalanceBenchArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct WriteArgs {
     /// Writers, each with one write under way
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: u32,
@@ -59,6 +76,13 @@ struct Measured {
 }
 
 pub async fn run(args: BenchArgs, connection: &Connection) -> Result<(), Failure> {
+    match args.what {
+        None => bench_writes(args.writes, connection).await,
+        Some(What::Rebalance(args)) => Box::pin(bench_rebalance::run(args, connection)).await,
+    }
+}
+
+async fn bench_writes(args: WriteArgs, connection: &Connection) -> Result<(), Failure> {
     let client = connection.client_for(args.clients as usize).await?;
     let measured = measure(&args, &client).await?;
     match args.output {
@@ -71,13 +95,14 @@ pub async fn run(args: BenchArgs, connection: &Connection) -> Result<(), Failure
     Ok(())
 }
 
-async fn measure(args: &BenchArgs, client: &Client) -> Result<Measured, Failure> {
+async fn measure(args: &WriteArgs, client: &Client) -> Result<Measured, Failure> {
     let plan = LoadPlan {
         clients: args.clients as usize,
         value_bytes: args.value_bytes,
         partitions: client.topology().await?.partitions_count,
         skew: args.partitions_skew,
         key_prefix: "bench-".into(),
+        per_second: None,
     };
     let load = Load::start(client, &plan)?;
     tokio::time::sleep(WARM_UP).await;
@@ -104,7 +129,7 @@ fn longer_of_each(a: &Gaps, b: &Gaps) -> Gaps {
     }
 }
 
-async fn kill_leader(args: &BenchArgs, client: &Client) -> Result<u64, Failure> {
+async fn kill_leader(args: &WriteArgs, client: &Client) -> Result<u64, Failure> {
     let topology = client.topology().await?;
     let leader = topology.partitions.first().and_then(|partition| partition.leader);
     let leader =
@@ -120,7 +145,7 @@ fn millis(us: u64) -> f64 {
     us as f64 / 1e3
 }
 
-fn in_json(args: &BenchArgs, measured: &Measured) -> Value {
+fn in_json(args: &WriteArgs, measured: &Measured) -> Value {
     let latency = |quantile| millis(measured.report.latencies.value_at_quantile(quantile));
     let gaps = measured.worst.partitions_us.iter().map(|(id, us)| (id.to_string(), json!(millis(*us))));
     let mut object = json!({
@@ -146,7 +171,7 @@ fn writes_per_s(measured: &Measured) -> u64 {
     (measured.acknowledged as f64 / measured.elapsed.as_secs_f64()).round() as u64
 }
 
-fn in_words(args: &BenchArgs, measured: &Measured) -> String {
+fn in_words(args: &WriteArgs, measured: &Measured) -> String {
     let latency = |quantile| millis(measured.report.latencies.value_at_quantile(quantile));
     let mut lines = vec![
         format!(

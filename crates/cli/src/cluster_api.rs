@@ -3,6 +3,7 @@
 //! What the gateway refuses becomes a [`Failure`] with the gateway's own sentence and the exit code of its kind.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ const GOOD_RESULTS: [&str; 2] = ["TRANSFERRED", "ALREADY_LEADER"];
 #[serde(rename_all = "camelCase")]
 pub struct Run {
     pub rebalance_id: u64,
+    /// RFC 3339.
+    pub started_at: Option<String>,
     pub finished_at: Option<String>,
     #[serde(default)]
     pub cancel_requested: bool,
@@ -35,6 +38,12 @@ pub struct Run {
 impl Run {
     pub fn is_finished(&self) -> bool {
         self.finished_at.is_some() || self.result.is_some()
+    }
+
+    /// How long it took, by the clock of the gateways that carried it out.
+    pub fn took(&self) -> Option<Duration> {
+        let at = |time: &Option<String>| humantime::parse_rfc3339(time.as_deref()?).ok();
+        at(&self.finished_at)?.duration_since(at(&self.started_at)?).ok()
     }
 
     /// Whether every partition is led as wanted.
@@ -356,6 +365,14 @@ mod tests {
         let body = RebalanceBody { policy: Some("records".into()), ..RebalanceBody::default() };
         assert_eq!(json_of(&body).unwrap().to_string(), r#"{"policy":"records"}"#);
         assert_eq!(json_of(&RebalanceBody::default()).unwrap().to_string(), "{}");
+    }
+
+    #[test]
+    fn a_run_tells_how_long_it_took() {
+        let run = |text: &str| serde_json::from_str::<Run>(text).unwrap();
+        let whole = r#"{"rebalanceId":1,"startedAt":"2026-01-01T00:00:00.250Z","finishedAt":"2026-01-01T00:01:00.000Z"}"#;
+        assert_eq!(run(whole).took(), Some(Duration::from_millis(59_750)));
+        assert_eq!(run(r#"{"rebalanceId":1,"startedAt":"2026-01-01T00:00:00.250Z"}"#).took(), None);
     }
 
     #[test]

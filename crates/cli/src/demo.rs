@@ -168,6 +168,7 @@ impl Story {
             partitions: self.args.partitions,
             skew: 0.0,
             key_prefix: LOAD_PREFIX.into(),
+            per_second: None,
         };
         let load = Load::start(&client, &plan)?;
         tokio::time::sleep(QUIET).await;

@@ -87,8 +87,8 @@ fn still_leads(broker: u64, left: u64) -> Failure {
     Failure::new(
         EXIT_TRANSFERS_FAILED,
         format!(
-            "broker {broker} still leads {left} partition(s), and is given no others; when that is cured, run \
-             `evenkeel drain {broker}` again, or let --wait try until it leads nothing"
+            "broker {broker} is drained but still leads {left} partition(s): nobody else can take them over yet; they \
+             are moved away when somebody can, and `evenkeel drain {broker} --wait` waits for that"
         ),
     )
 }

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::outcome::Failure;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// A drain, the slowest request, is answered within 15 seconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Metrics of 10,000 partitions fit.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 

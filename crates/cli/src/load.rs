@@ -1,4 +1,5 @@
-//! Closed-loop write load: each client has one write under way and sends the next when it is answered.
+//! Write load: each client has one write under way and sends the next when it is answered or, with a pace, when it is
+//! due as well.
 //!
 //! Every client writes keys of its own, so that afterwards it knows exactly what each must hold (`ledger`). The
 //! loader shares a machine with what it measures: it keeps a few connections, shares the value's bytes, and does
@@ -6,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::ack_gap::AckGap;
+use crate::pacing::Pace;
 
 /// Keys that a client has in each partition.
 const KEYS_PER_PARTITION: usize = 4;
@@ -36,6 +38,29 @@ pub struct LoadPlan {
     pub skew: f64,
     /// Begins every key.
     pub key_prefix: String,
+    /// Writes a second of all clients together; `None` for as many as they get answers to.
+    pub per_second: Option<f64>,
+}
+
+/// What latencies are counted as. A write that saw several counts for the last of them in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    Steady,
+    /// Not counted.
+    Unmeasured,
+    /// Something is being done to the cluster.
+    Change,
+}
+
+impl Phase {
+    fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Steady,
+            2 => Self::Change,
+            _ => Self::Unmeasured,
+        }
+    }
 }
 
 /// What is known of a key that only one client writes.
@@ -65,8 +90,10 @@ impl Gaps {
 /// What the clients did in all.
 #[derive(Debug)]
 pub struct LoadReport {
-    /// Microseconds, of the measured writes.
+    /// Microseconds, of the writes that were measured while nothing was done to the cluster.
     pub latencies: Histogram<u64>,
+    /// The same while something was.
+    pub latencies_in_change: Histogram<u64>,
     pub acknowledged: u64,
     pub failed: u64,
     /// The last failure, for a person.
@@ -79,7 +106,8 @@ pub struct LoadReport {
 struct Shared {
     epoch: Instant,
     stop: AtomicBool,
-    measure: AtomicBool,
+    /// A [`Phase`].
+    phase: AtomicU8,
     acknowledged: AtomicU64,
     failed: AtomicU64,
     last_failure: Mutex<Option<String>>,
@@ -92,11 +120,16 @@ impl Shared {
     fn now_us(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
+
+    fn phase(&self) -> Phase {
+        Phase::from_number(self.phase.load(Relaxed))
+    }
 }
 
 #[derive(Debug)]
 struct ClientReport {
     latencies: Histogram<u64>,
+    latencies_in_change: Histogram<u64>,
     ledger: BTreeMap<Bytes, KeyLedger>,
 }
 
@@ -116,7 +149,7 @@ impl Load {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
             stop: AtomicBool::new(false),
-            measure: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Unmeasured as u8),
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             last_failure: Mutex::new(None),
@@ -125,12 +158,19 @@ impl Load {
         });
         let value = Bytes::from(vec![b'x'; plan.value_bytes]);
         let shares: Arc<[f64]> = cumulative_shares(plan.partitions, plan.skew).into();
+        let pace = match plan.per_second {
+            None => None,
+            Some(per_second) => Some(Pace::new(per_second, plan.clients).ok_or_else(|| {
+                anyhow!("{per_second} writes/s of {} clients is no load; give more of both", plan.clients)
+            })?),
+        };
         let mut tasks = Vec::with_capacity(plan.clients);
         for number in 0..plan.clients {
             let keys = keys_by_partition(&format!("{}{number}-", plan.key_prefix), plan.partitions);
             let (client, shared) = (client.clone(), Arc::clone(&shared));
             let (value, shares) = (value.clone(), Arc::clone(&shares));
-            tasks.push(tokio::spawn(write_in_a_loop(client, shared, keys, value, shares)));
+            let turns = pace.map(|pace| Turns { pace, client: number, next: 0 });
+            tasks.push(tokio::spawn(write_in_a_loop(client, shared, keys, value, shares, turns)));
         }
         Ok(Self { shared, tasks })
     }
@@ -138,7 +178,12 @@ impl Load {
     /// From now on latencies count, and gaps start anew.
     pub fn begin_measuring(&self) {
         self.take_gaps();
-        self.shared.measure.store(true, Relaxed);
+        self.begin(Phase::Steady);
+    }
+
+    /// From now on latencies count as this phase's.
+    pub fn begin(&self, phase: Phase) {
+        self.shared.phase.store(phase as u8, Relaxed);
     }
 
     /// Writes acknowledged since the start.
@@ -159,16 +204,18 @@ impl Load {
     /// Lets every client finish its write, and gathers what they did.
     pub async fn stop(mut self) -> anyhow::Result<LoadReport> {
         self.shared.stop.store(true, Relaxed);
-        let mut latencies = new_histogram()?;
+        let (mut latencies, mut latencies_in_change) = (new_histogram()?, new_histogram()?);
         let mut ledger = BTreeMap::new();
         for task in std::mem::take(&mut self.tasks) {
             let report = task.await??;
             latencies.add(report.latencies)?;
+            latencies_in_change.add(report.latencies_in_change)?;
             ledger.extend(report.ledger);
         }
         let last_failure = self.shared.last_failure.lock().take();
         Ok(LoadReport {
             latencies,
+            latencies_in_change,
             acknowledged: self.acknowledged(),
             failed: self.shared.failed.load(Relaxed),
             last_failure,
@@ -187,19 +234,41 @@ fn new_histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?)
 }
 
+/// Which writes of a schedule are one client's.
+struct Turns {
+    pace: Pace,
+    client: usize,
+    next: u64,
+}
+
+impl Turns {
+    /// Waits until the next write is due; at once when that has passed already. Answers when it was, in microseconds.
+    async fn wait(&mut self, epoch: Instant) -> u64 {
+        let due = self.pace.due(self.client, self.next);
+        self.next += 1;
+        tokio::time::sleep_until((epoch + due).into()).await;
+        u64::try_from(due.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 async fn write_in_a_loop(
     client: Client,
     shared: Arc<Shared>,
     keys: Vec<Vec<Bytes>>,
     value: Bytes,
     shares: Arc<[f64]>,
+    mut turns: Option<Turns>,
 ) -> anyhow::Result<ClientReport> {
-    let mut latencies = new_histogram()?;
+    let (mut latencies, mut latencies_in_change) = (new_histogram()?, new_histogram()?);
     let mut ledger = BTreeMap::<Bytes, KeyLedger>::new();
     while !shared.stop.load(Relaxed) {
+        let due_us = match &mut turns {
+            Some(turns) => Some(turns.wait(shared.epoch).await),
+            None => None,
+        };
         let partition = pick(&shares, rand::random());
         let key = &keys[partition][rand::random_range(0..keys[partition].len())];
-        let measured = shared.measure.load(Relaxed);
+        let phase_when_sent = shared.phase();
         let sent_us = shared.now_us();
         shared.partitions[partition].lock().sent(sent_us);
         shared.overall.lock().sent(sent_us);
@@ -212,8 +281,11 @@ async fn write_in_a_loop(
                 shared.overall.lock().acknowledged(now_us);
                 shared.acknowledged.fetch_add(1, Relaxed);
                 entry.acknowledged += 1;
-                if measured {
-                    latencies.saturating_record(now_us - sent_us);
+                let latency_us = now_us.saturating_sub(due_us.unwrap_or(sent_us));
+                match phase_when_sent.max(shared.phase()) {
+                    Phase::Steady => latencies.saturating_record(latency_us),
+                    Phase::Unmeasured => {}
+                    Phase::Change => latencies_in_change.saturating_record(latency_us),
                 }
             }
             Err(error) => {
@@ -226,7 +298,7 @@ async fn write_in_a_loop(
             }
         }
     }
-    Ok(ClientReport { latencies, ledger })
+    Ok(ClientReport { latencies, latencies_in_change, ledger })
 }
 
 /// `result[i]` is the share of partitions 1..=i+1 together; the last is 1.
@@ -294,16 +366,42 @@ mod load_tests {
     use super::*;
     use crate::fake_gateway::FakeGateway;
 
+    fn plan(per_second: Option<f64>) -> LoadPlan {
+        let key_prefix = "t-".into();
+        LoadPlan { clients: 4, value_bytes: 16, partitions: 3, skew: 0.0, key_prefix, per_second }
+    }
+
+    async fn until_acknowledged(load: &Load, writes: u64) {
+        while load.acknowledged() < writes {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_paced_load_sends_no_more_than_is_due_and_tells_phases_apart() {
+        let gateway = FakeGateway::default();
+        let (began, per_second) = (Instant::now(), 400.0);
+        let load = Load::start(&gateway.client().await, &plan(Some(per_second))).unwrap();
+        until_acknowledged(&load, 20).await;
+        load.begin_measuring();
+        until_acknowledged(&load, 40).await;
+        load.begin(Phase::Change);
+        until_acknowledged(&load, 60).await;
+        let report = load.stop().await.unwrap();
+        let due = began.elapsed().as_secs_f64() * per_second;
+        assert!(report.acknowledged as f64 <= due + 4.0, "{} where {due} were due", report.acknowledged);
+        assert!(!report.latencies.is_empty() && !report.latencies_in_change.is_empty());
+        let measured = report.latencies.len() + report.latencies_in_change.len();
+        assert!(measured <= report.acknowledged - 16, "{measured} of {}", report.acknowledged);
+        assert!(Load::start(&gateway.client().await, &plan(Some(0.0))).is_err());
+    }
+
     #[tokio::test]
     async fn the_ledger_knows_what_every_key_must_hold() {
         let gateway = FakeGateway::default();
-        let plan =
-            LoadPlan { clients: 4, value_bytes: 16, partitions: 3, skew: 0.0, key_prefix: "t-".into() };
-        let load = Load::start(&gateway.client().await, &plan).unwrap();
+        let load = Load::start(&gateway.client().await, &plan(None)).unwrap();
         load.begin_measuring();
-        while load.acknowledged() < 200 {
-            tokio::task::yield_now().await;
-        }
+        until_acknowledged(&load, 200).await;
         assert_eq!(load.take_gaps().partitions_us.len(), 3);
         let report = load.stop().await.unwrap();
         assert_eq!((report.failed, report.last_failure), (0, None));

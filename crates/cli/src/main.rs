@@ -7,6 +7,8 @@
 mod ack_gap;
 mod actuator;
 mod bench;
+mod bench_rebalance;
+mod bench_rebalance_report;
 mod child_process;
 mod cluster_api;
 mod connection;
@@ -28,6 +30,7 @@ mod local_cluster;
 mod metrics_text;
 mod outcome;
 mod ownership;
+mod pacing;
 mod pid_file;
 mod put;
 mod rebalance;
@@ -37,6 +40,7 @@ mod record_output;
 mod serve;
 mod server_events;
 mod signals;
+mod spread;
 mod status;
 mod tables;
 mod watch;
@@ -98,7 +102,7 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Write the lines of a JSON Lines file as records; run it again to go on where it was stopped
     Import(import::ImportArgs),
-    /// Measure writes: how many, how fast, and the longest time without any
+    /// Measure writes: how many, how fast, and the longest time without any; `bench rebalance` measures rebalances
     Bench(bench::BenchArgs),
 }
 
@@ -150,6 +154,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_measures_writes_unless_told_otherwise() {
+        for words in [
+            &["evenkeel", "bench", "--seconds", "4", "--gateway", "a:1"][..],
+            &["evenkeel", "bench", "rebalance", "--rounds", "3", "--gateway", "a:1"],
+            &["evenkeel", "--gateway", "a:1", "bench", "rebalance"],
+        ] {
+            assert_eq!(Cli::try_parse_from(words).unwrap().connection.gateway, ["a:1"]);
+        }
+        assert!(Cli::try_parse_from(["evenkeel", "bench", "--seconds", "4", "rebalance"]).is_err());
     }
 
     #[test]

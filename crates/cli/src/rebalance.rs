@@ -24,6 +24,8 @@ use crate::signals::stop_requested;
 
 /// Longest pause budget that a gateway takes.
 const PAUSE_BUDGET_MAX: Duration = Duration::from_secs(3_600);
+/// How often the time on the bar goes on.
+const BAR_TICK: Duration = Duration::from_millis(100);
 
 #[derive(Args, Debug)]
 pub struct RebalanceArgs {
@@ -252,6 +254,7 @@ impl Live {
             {
                 bar.set_style(style);
             }
+            bar.enable_steady_tick(BAR_TICK);
             bar
         });
         Self { bar, results: BTreeMap::new() }

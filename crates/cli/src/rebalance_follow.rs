@@ -88,6 +88,8 @@ async fn by_events(
         let piece = tokio::time::timeout(EVENT_SILENCE_MAX, answer.pieces.next()).await.ok()??.ok()?;
         for event in events.take(&piece).ok()? {
             match event.name.as_str() {
+                // How it stands when the events begin.
+                "rebalance" => progress.take_run(&serde_json::from_str(&event.data).ok()?),
                 "partition" => progress.take(&serde_json::from_str(&event.data).ok()?),
                 "finished" => {
                     let raw: Value = serde_json::from_str(&event.data).ok()?;

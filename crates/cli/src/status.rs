@@ -70,6 +70,12 @@ pub fn is_balanced(topology: &TopologyResponse) -> bool {
     known && !topology.partitions.is_empty() && topology.partitions.iter().all(settled)
 }
 
+/// Partitions that their primary does not lead, while somebody does.
+pub fn misplaced(topology: &TopologyResponse) -> BTreeSet<u32> {
+    let misplaced = topology.partitions.iter().filter(|partition| lead(partition) == Lead::NotPrimary);
+    misplaced.map(|partition| partition.partition_id).collect()
+}
+
 /// Every follower that can be reached has told how far it is.
 pub fn lags_are_known(topology: &TopologyResponse) -> bool {
     let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
@@ -289,6 +295,7 @@ pub mod tests {
         let mut skewed = topology(&[Some(0), Some(0), Some(2)]);
         assert_eq!(verdict(&skewed), "1 of 3 leaders are not on their primary: run `evenkeel rebalance`");
         assert!(!is_balanced(&skewed));
+        assert_eq!(misplaced(&skewed), [2].into());
         skewed.brokers[1].reachable = false;
         assert!(verdict(&skewed).ends_with("; not reachable: broker 1"));
         let even = topology(&[Some(0), Some(1), Some(2)]);
