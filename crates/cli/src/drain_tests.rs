@@ -67,6 +67,35 @@ async fn with_wait_every_attempt_takes_more_away() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_under_way_is_waited_for_only_once_the_broker_is_drained() {
+    for (drained, expected) in [(true, None), (false, Some(EXIT_ALREADY_ACTIVE))] {
+        let asked = Arc::new(AtomicU64::new(0));
+        let drain_after_run_4 = move || {
+            let active = json!({"detail": "x", "reason": "ACTIVE", "rebalanceId": 4});
+            std::future::ready(match asked.fetch_add(1, Relaxed) {
+                0 => (StatusCode::CONFLICT, axum::Json(active)),
+                _ => (StatusCode::OK, axum::Json(json!({"nodeId": 1, "drained": true, "rebalanceId": null}))),
+            })
+        };
+        let brokers = move || async move {
+            axum::Json(
+                json!({"brokers": [{"nodeId": 1, "reachable": true, "drained": drained, "leaders": 0}]}),
+            )
+        };
+        let run_4 = json!({"rebalanceId": 4, "finishedAt": "x", "result": "COMPLETED", "partitions": []});
+        let balance = json!({"runningRebalance": run_4, "lastCompletedRebalance": null});
+        let answer = |value: Value| get(move || async move { axum::Json(value) });
+        let routes = Router::new()
+            .route("/cluster/v2/brokers", get(brokers))
+            .route("/cluster/v2/brokers/1/drain", put(drain_after_run_4))
+            .route("/cluster/v2/rebalance", answer(balance))
+            .route("/cluster/v2/rebalance/4", answer(run_4));
+        let drained = drain(DrainArgs { broker: 1, wait: false }, &connection(routes).await).await;
+        assert_eq!(drained.err().map(|failure| failure.code), expected);
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_broker_is_wrong_usage() {
     let connection = connection(routes(0)).await;
     let drained = drain(DrainArgs { broker: 9, wait: true }, &connection).await.unwrap_err();

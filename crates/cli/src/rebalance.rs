@@ -32,7 +32,7 @@ pub struct RebalanceArgs {
     #[command(flatten)]
     asked: Asked,
     /// Show what would be done, ask the leaders whether it could be, and do nothing
-    #[arg(long, conflicts_with_all = ["watch", "plan"])]
+    #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
     /// Show each partition as it is done with
     #[arg(long)]
@@ -193,7 +193,7 @@ async fn show(api: &ClusterApi, id: Option<u64>, args: &RebalanceArgs) -> Result
 }
 
 /// Waits for the run's end and says what became of each partition.
-pub async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Output) -> Result<(), Failure> {
+async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Output) -> Result<(), Failure> {
     let (run, raw) = follow_or_leave(api, id, watch).await?;
     match output {
         Output::Table => print(run_table(&run))?,
@@ -203,7 +203,7 @@ pub async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Out
 }
 
 /// Success when every partition is led as wanted; else what to do about each that is not.
-pub fn verdict(run: &Run, output: Output) -> Result<(), Failure> {
+fn verdict(run: &Run, output: Output) -> Result<(), Failure> {
     if run.went_well() {
         return tell(&outcome_sentence(run), output);
     }
@@ -217,7 +217,7 @@ pub fn verdict(run: &Run, output: Output) -> Result<(), Failure> {
 }
 
 /// Waits for the run's end, or until the person wants to go; the run goes on then.
-pub async fn follow_or_leave(api: &ClusterApi, id: u64, watch: bool) -> Result<(Run, Value), Failure> {
+async fn follow_or_leave(api: &ClusterApi, id: u64, watch: bool) -> Result<(Run, Value), Failure> {
     let stop = stop_requested()?;
     let followed = async {
         match watch {
