@@ -9,6 +9,7 @@ pub struct AckGap {
     under_way: u32,
     waiting_since_us: Option<u64>,
     longest_us: u64,
+    acknowledged: u64,
 }
 
 impl AckGap {
@@ -19,12 +20,18 @@ impl AckGap {
 
     pub fn acknowledged(&mut self, now_us: u64) {
         self.note_wait(now_us);
+        self.acknowledged += 1;
         self.under_way = self.under_way.saturating_sub(1);
         self.waiting_since_us = (self.under_way > 0).then_some(now_us);
     }
 
     pub fn failed(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// Acknowledgements so far.
+    pub fn count(&self) -> u64 {
+        self.acknowledged
     }
 
     fn note_wait(&mut self, now_us: u64) {

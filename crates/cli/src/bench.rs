@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use evenkeel_client::Client;
 use serde_json::{Value, json};
 
+use crate::bench_failover::{self, FailoverBenchArgs};
 use crate::bench_rebalance::{self, RebalanceBenchArgs};
 use crate::connection::Connection;
 use crate::load::{Gaps, Load, LoadPlan, LoadReport};
@@ -30,6 +31,8 @@ pub struct BenchArgs {
 enum What {
     /// Measure rebalances under load: what clients see while leaders move; exits 0 only when nothing failed
     Rebalance(RebalanceBenchArgs),
+    /// Measure failovers on a cluster of its own: how long writes wait when the leader's broker is killed
+    Failover(FailoverBenchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -78,6 +81,7 @@ struct Measured {
 pub async fn run(args: BenchArgs, connection: &Connection) -> Result<(), Failure> {
     match args.what {
         None => bench_writes(args.writes, connection).await,
+        Some(What::Failover(args)) => Box::pin(bench_failover::run(args)).await,
         Some(What::Rebalance(args)) => Box::pin(bench_rebalance::run(args, connection)).await,
     }
 }

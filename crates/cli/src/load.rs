@@ -191,6 +191,12 @@ impl Load {
         self.shared.acknowledged.load(Relaxed)
     }
 
+    /// Writes to each of these partitions acknowledged since the start.
+    pub fn acknowledged_of(&self, partitions: &[u32]) -> Vec<u64> {
+        let of = |id: &u32| self.shared.partitions.get((*id as usize).checked_sub(1)?);
+        partitions.iter().map(|id| of(id).map_or(0, |gap| gap.lock().count())).collect()
+    }
+
     /// The longest gaps since this was last asked.
     pub fn take_gaps(&self) -> Gaps {
         let now_us = self.shared.now_us();

@@ -7,6 +7,7 @@
 mod ack_gap;
 mod actuator;
 mod bench;
+mod bench_failover;
 mod bench_rebalance;
 mod bench_rebalance_report;
 mod child_process;
