@@ -81,8 +81,7 @@ async fn rebalance_until_nothing_is_left(cluster: &Cluster) -> Vec<Account> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_returned_broker_owns_nothing_until_ownership_is_rebalanced() {
-    let mut cluster = Cluster::start(Spec::new(3, 12)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 12)).await;
     let client = cluster.client();
     let writes = (0..RECORDS).map(|i| client.put(format!("record-{i}"), "v", None));
     futures::future::try_join_all(writes).await.unwrap();
@@ -155,8 +154,7 @@ async fn a_cluster_of_one_broker_has_nobody_to_share_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_third_broker_without_records_gets_a_hundred_of_each_that_has_three_hundred() {
     const PER_PARTITION: u32 = 100;
-    let cluster = Cluster::start(Spec::new(3, 6)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 6)).await;
     let mut counts = [0; 6];
     let mut keys = Vec::new();
     for key in (0..).map(|i| format!("config-{i}")) {

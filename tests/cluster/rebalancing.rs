@@ -43,8 +43,7 @@ fn best_live(topology: &TopologyResponse) -> BTreeMap<u32, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebalance_under_light_load_evens_the_leaders_without_a_failed_request() {
-    let mut cluster = Cluster::start(Spec::new(3, 12)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 12)).await;
     cluster.lose_and_return(2).await;
     assert_eq!(leads_per_broker(&cluster.topology().await)[2], 0);
     let load = Load::without_retries(cluster.records(), 4);
@@ -83,8 +82,7 @@ async fn rebalancing_a_balanced_cluster_is_a_noop_that_changes_no_leadership() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_two_of_three_brokers_up_the_best_of_them_lead_after_a_rebalance() {
-    let mut cluster = Cluster::start(Spec::new(3, 6)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 6)).await;
     cluster.lose_and_return(0).await;
     cluster.kill(2);
     cluster.wait_until_abandoned(2).await;
@@ -105,8 +103,7 @@ async fn with_two_of_three_brokers_up_the_best_of_them_lead_after_a_rebalance() 
 async fn when_the_primary_is_away_the_next_best_replica_leads() {
     let mut spec = Spec::new(5, 5);
     spec.replication_factor = 5;
-    let mut cluster = Cluster::start(spec).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(spec).await;
     // Partition 1 ranks brokers 0, 1, 2, 3, 4; one of the last three shall lead it.
     cluster.kill(0);
     cluster.wait_until_abandoned(0).await;
@@ -130,8 +127,7 @@ async fn when_the_primary_is_away_the_next_best_replica_leads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lagging_primary_is_left_alone_until_it_has_caught_up() {
     let spec = Spec::new(3, 3).broker("transfer.lag_entries_max", 20);
-    let mut cluster = Cluster::start(spec).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(spec).await;
     cluster.lose_and_return(0).await;
     // Its connections stay open, but it takes nothing in.
     cluster.pause(0);

@@ -18,8 +18,7 @@ fn told(run: &Value, partition: u32) -> [&str; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_stopped_lags_by_the_bytes_that_the_request_allows_or_does_not_answer() {
-    let mut cluster = Cluster::start(Spec::new(3, 3)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 3)).await;
     cluster.give(1, 1).await;
     let api = cluster.rebalance_api(0);
     wait_until("broker 0 to be known as caught up", async || {
@@ -55,8 +54,7 @@ async fn a_primary_that_is_stopped_lags_by_the_bytes_that_the_request_allows_or_
 #[tokio::test(flavor = "multi_thread")]
 async fn with_brokers_away_each_partition_goes_to_the_best_that_is_left_or_is_told_to_have_no_leader() {
     // Partition p is on brokers p - 1, p and p + 1.
-    let mut cluster = Cluster::start(Spec::new(5, 5).broker("raft.stagger", PATIENT_STAGGER)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(5, 5).broker("raft.stagger", PATIENT_STAGGER)).await;
     let api = cluster.rebalance_api(0);
     let run = api.run_to_the_end(&json!({"targets": {"1": 4}})).await;
     assert_eq!(told(&run, 1), ["NOT_MEMBER", "NOT_MEMBER", "FAILED"], "{run}");
@@ -107,8 +105,7 @@ async fn with_brokers_away_each_partition_goes_to_the_best_that_is_left_or_is_to
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_most_of_its_brokers_a_cluster_answers_that_it_cannot_tell_and_starts_nothing() {
-    let mut cluster = Cluster::start(Spec::new(3, 3)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 3)).await;
     cluster.kill(1);
     cluster.kill(2);
     cluster
@@ -117,6 +114,11 @@ async fn without_most_of_its_brokers_a_cluster_answers_that_it_cannot_tell_and_s
         })
         .await;
     let url = cluster.api("/cluster/v2/rebalance");
+    wait_until("broker 0 to know that it is alone", async || {
+        let answer = http(Method::GET, &url).await?;
+        if answer.status.is_success() { Err(answer.text()) } else { Ok(()) }
+    })
+    .await;
     let ways = [(Method::POST, ""), (Method::POST, "?dryRun=true"), (Method::GET, ""), (Method::DELETE, "")];
     let asked = ways.map(async |(method, path)| {
         let answer = http(method.clone(), &format!("{url}{path}")).await.unwrap();
@@ -140,8 +142,7 @@ async fn without_most_of_its_brokers_a_cluster_answers_that_it_cannot_tell_and_s
 /// The leader of the partition under way dies, and with it the request that it was about to carry out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_leader_dies_while_it_is_asked_gets_where_it_belongs_all_the_same() {
-    let mut cluster = Cluster::start(HeldRun::spec(1)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(1)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let dying = leaders(&cluster.topology().await)[&held.first];
 
@@ -159,8 +160,7 @@ async fn a_partition_whose_leader_dies_while_it_is_asked_gets_where_it_belongs_a
 async fn a_partition_that_somebody_else_is_transferring_is_told_as_such() {
     // A target that is stopped holds a transfer up as long as its connection stays open.
     let spec = Spec::new(3, 3).broker("transfer.probe_timeout", "30s");
-    let mut cluster = Cluster::start(spec).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(spec).await;
     cluster.give(1, 1).await;
     let api = cluster.rebalance_api(0);
     wait_until("a transfer to be held up for long enough", async || {

@@ -32,8 +32,7 @@ async fn carried_on(cluster: &Cluster, gateway: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_gateway_carries_on_the_run_of_one_that_was_killed() {
-    let mut cluster = Cluster::start(HeldRun::spec(2)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(2)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let before = cluster.topology().await;
     let api = cluster.rebalance_api(1);
@@ -53,8 +52,7 @@ async fn another_gateway_carries_on_the_run_of_one_that_was_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_gateway_carries_its_run_on_when_it_is_started_again() {
-    let mut cluster = Cluster::start(HeldRun::spec(1)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(1)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let before = cluster.topology().await;
 
@@ -68,8 +66,7 @@ async fn a_single_gateway_carries_its_run_on_when_it_is_started_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_asked_to_stop_ends_its_transfer_and_leaves_the_rest_to_another() {
-    let mut cluster = Cluster::start(HeldRun::spec(2)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(2)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let before = cluster.topology().await;
 
@@ -93,8 +90,7 @@ async fn a_gateway_that_is_asked_to_stop_ends_its_transfer_and_leaves_the_rest_t
 /// It does not know that it was replaced, and has a transfer half done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_was_taken_for_dead_moves_nothing_when_it_wakes_up() {
-    let mut cluster = Cluster::start(HeldRun::spec(2)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(2)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let before = cluster.topology().await;
 
@@ -119,8 +115,7 @@ async fn a_run_whose_gateways_are_killed_wherever_they_are_moves_each_partition_
     const PARTITIONS: u32 = 24;
     let mut spec = HeldRun::spec(2);
     spec.partitions = PARTITIONS;
-    let mut cluster = Cluster::start(spec).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(spec).await;
     let displaced: Vec<u32> = (1..=PARTITIONS).filter(|partition| partition % 3 == 0).collect();
     for partition in &displaced {
         cluster.give(*partition, u64::from(partition % 2)).await;
@@ -155,8 +150,7 @@ async fn a_run_whose_gateways_are_killed_wherever_they_are_moves_each_partition_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_gateways_asked_at_once_one_starts_a_run_and_the_other_names_it() {
-    let mut cluster = Cluster::start(HeldRun::spec(2)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(2)).await;
     HeldRun::prepare(&mut cluster).await;
     let apis = [cluster.rebalance_api(0), cluster.rebalance_api(1)];
     let request = HeldRun::request();

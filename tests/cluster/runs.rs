@@ -7,8 +7,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Cluster, HELD, HeldRun, RebalanceApi, Spec, http, leaders, leads_per_broker, partition_of,
-    partitions_where, pending, run_of, terms, transferring, wait_until,
+    Answer, Cluster, HELD, HeldRun, PATIENT_LEASE, RebalanceApi, Spec, http, leaders, leads_per_broker,
+    partition_of, partitions_where, pending, run_of, terms, transferring, wait_until,
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -56,8 +56,7 @@ async fn assert_tells_the_truth(cluster: &Cluster, run: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_accepted_with_or_without_body_carried_out_and_told_in_zeebes_shape() {
-    let cluster = Cluster::start(Spec::new(3, 6)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 6)).await;
     let api = cluster.rebalance_api(0);
     let balance = api.balance().await;
     let expected = ["lastCompletedRebalance", "partitions", "runningRebalance", "state"];
@@ -160,8 +159,7 @@ fn assert_is_time(text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_changes_nothing_equals_the_run_and_its_fingerprint_holds_until_the_topology_changes() {
-    let cluster = Cluster::start(Spec::new(3, 9)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 9).broker("raft.lease", PATIENT_LEASE)).await;
     let api = cluster.rebalance_api(0);
     for (partition, to) in [(1, 1), (2, 2), (5, 0), (9, 1)] {
         cluster.give(partition, to).await;
@@ -204,8 +202,7 @@ async fn a_dry_run_changes_nothing_equals_the_run_and_its_fingerprint_holds_unti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_cannot_be_understood_is_told_what_is_wrong_and_starts_nothing() {
-    let cluster = Cluster::start(Spec::new(3, 3)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 3).broker("raft.lease", PATIENT_LEASE)).await;
     cluster.give(1, 1).await;
     let before = cluster.topology().await;
     let api = cluster.rebalance_api(0);
@@ -249,8 +246,7 @@ async fn a_request_that_cannot_be_understood_is_told_what_is_wrong_and_starts_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_run_is_active_others_are_refused_with_its_id_and_cancelling_it_ends_what_is_under_way() {
-    let mut cluster = Cluster::start(HeldRun::spec(2)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(HeldRun::spec(2)).await;
     let held = HeldRun::start(&mut cluster, 0).await;
     let location = format!("/cluster/v2/rebalance/{}", held.id);
     for gateway in [0, 1] {
@@ -299,8 +295,8 @@ async fn while_a_run_is_active_others_are_refused_with_its_id_and_cancelling_it_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_refuses_runs_through_every_gateway_until_resumed() {
-    let cluster = Cluster::start(Spec::new(3, 3).gateways(2)).await;
-    cluster.wait_until_balanced().await;
+    let cluster =
+        Cluster::start_balanced(Spec::new(3, 3).gateways(2).broker("raft.lease", PATIENT_LEASE)).await;
     cluster.give(1, 1).await;
     let [one, other] = [0, 1].map(|gateway| cluster.rebalance_api(gateway));
     until_planned(&one, &json!({}), &[1]).await;
@@ -330,8 +326,7 @@ async fn a_pause_refuses_runs_through_every_gateway_until_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_gives_the_same_run_whichever_gateway_is_asked_and_when() {
     const ROUNDS: usize = 12;
-    let cluster = Cluster::start(Spec::new(3, 3).gateways(2)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 3).gateways(2)).await;
     let apis = [cluster.rebalance_api(0), cluster.rebalance_api(1)];
     for round in 1..=ROUNDS {
         cluster.give(1, 1 + round as u64 % 2).await;
@@ -356,8 +351,7 @@ async fn an_idempotency_key_gives_the_same_run_whichever_gateway_is_asked_and_wh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_stops_when_its_pause_budget_is_spent() {
-    let cluster = Cluster::start(Spec::new(3, 9)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 9)).await;
     for partition in HELD {
         cluster.give(partition, 0).await;
     }
@@ -378,8 +372,7 @@ async fn a_run_stops_when_its_pause_budget_is_spent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_policy_evens_out_what_it_is_about_with_the_fewest_moves() {
-    let cluster = Cluster::start(Spec::new(3, 6)).await;
-    cluster.wait_until_balanced().await;
+    let cluster = Cluster::start_balanced(Spec::new(3, 6)).await;
     // Partition 1 has as many records as all others together.
     let client = cluster.client();
     let keys = (0..).map(|i| format!("k{i}")).scan([0_u32; 6], |counts, key| {
@@ -442,8 +435,7 @@ async fn every_policy_evens_out_what_it_is_about_with_the_fewest_moves() {
 async fn the_last_hundred_runs_are_remembered_and_older_ones_leave_nothing_behind() {
     const KEPT: u64 = 100;
     const RUNS: u64 = KEPT + 3;
-    let mut cluster = Cluster::start(Spec::new(3, 1)).await;
-    cluster.wait_until_balanced().await;
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 1)).await;
     cluster.kill(2);
     cluster.wait_until_abandoned(2).await;
     let api = cluster.rebalance_api(0);

@@ -57,6 +57,16 @@ impl Cluster {
         cluster
     }
 
+    /// Starts it and sees to it that every primary leads: on a busy machine another replica may have stood first.
+    pub async fn start_balanced(spec: Spec) -> Self {
+        let cluster = Self::start(spec).await;
+        for partition in &cluster.topology().await.partitions {
+            cluster.give(partition.partition_id, partition.primary.unwrap()).await;
+        }
+        cluster.wait_until_balanced().await;
+        cluster
+    }
+
     pub fn data_directory(&self, node: usize) -> PathBuf {
         self.folder.path().join(format!("broker-{node}"))
     }

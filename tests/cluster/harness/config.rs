@@ -8,6 +8,10 @@ use toml::{Table, Value};
 /// more to do than cores takes away.
 pub const PATIENT_STAGGER: &str = "500ms";
 
+/// `raft.lease` for stories that count changes of leadership: on such a machine a leader may be silent for longer than
+/// the usual lease.
+pub const PATIENT_LEASE: &str = "2s";
+
 /// A cluster to start.
 #[derive(Clone, Debug)]
 pub struct Spec {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::config::Spec;
+use super::config::{PATIENT_LEASE, Spec};
 use super::rebalance_api::partitions_where;
 use super::waiting::wait_until;
 
@@ -28,7 +28,7 @@ pub struct HeldRun {
 impl HeldRun {
     /// The cluster that it takes.
     pub fn spec(gateways: usize) -> Spec {
-        Spec::new(3, 9).gateways(gateways)
+        Spec::new(3, 9).gateways(gateways).broker("raft.lease", PATIENT_LEASE)
     }
 
     /// What to ask for.

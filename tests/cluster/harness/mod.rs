@@ -12,7 +12,7 @@ mod rebalance_api;
 mod waiting;
 
 pub use cluster::{Cluster, leaders, leads_per_broker, terms};
-pub use config::{ClusterPorts, PATIENT_STAGGER, Spec, set};
+pub use config::{ClusterPorts, PATIENT_LEASE, PATIENT_STAGGER, Spec, set};
 pub use held_run::{HELD, HeldRun, pending, transferring};
 pub use http::{Answer, http};
 pub use load::Load;
