@@ -17,6 +17,8 @@ use evenkeel_protocol::NodeId;
 
 /// Longest time that one transfer holds writes back, whatever the target does.
 pub const FREEZE_MS_MAX: u64 = 100;
+/// A target that was told to stand and has not by then will not: the request was lost, or came too late for it.
+pub const STAND_MS_MAX: u64 = 1_000;
 /// The gate closes only once the target is this close: what is left arrives while the gate drains.
 pub const CLOSE_ENTRIES_MAX: u64 = 64;
 
@@ -103,6 +105,8 @@ pub struct Transfer {
     deadline: Instant,
     /// Gate closed at; the budget counts from here.
     frozen_at: Option<Instant>,
+    /// Since when the gate is open again.
+    watching_since: Option<Instant>,
     outcome: Option<Outcome>,
 }
 
@@ -116,6 +120,7 @@ impl Transfer {
             phase: Phase::Probing,
             deadline: now + limits.probe,
             frozen_at: None,
+            watching_since: None,
             outcome: None,
         };
         (transfer, vec![Effect::Probe])
@@ -182,11 +187,19 @@ impl Transfer {
             Phase::Freezing | Phase::Draining if late => self.finish(Outcome::ReplicationTimedOut),
             Phase::Electing if late => {
                 self.frozen_at = None;
-                self.enter(Phase::Watching, now + self.limits.leader_wait);
+                self.watching_since = Some(now);
+                let stands = Duration::from_millis(STAND_MS_MAX);
+                self.enter(Phase::Watching, now + stands.min(self.limits.leader_wait));
                 vec![Effect::VoidLease, Effect::OpenGate]
             }
             Phase::Watching if late => {
-                let ms = self.limits.leader_wait.as_millis();
+                let lead_by = self.watching_since.unwrap_or(now) + self.limits.leader_wait;
+                if now < lead_by && !still_mine {
+                    // It stands: who wins may take longer.
+                    self.deadline = lead_by;
+                    return vec![];
+                }
+                let ms = now.saturating_duration_since(self.watching_since.unwrap_or(now)).as_millis();
                 self.finish(Outcome::TimeoutNowExhausted(format!("it did not lead within {ms} ms")))
             }
             _ => vec![],
