@@ -334,7 +334,14 @@ async fn an_idempotency_key_gives_the_same_run_whichever_gateway_is_asked_and_wh
         let key = format!("round {round}");
         let ask = |api: &RebalanceApi| {
             let (api, key) = (api.clone(), key.clone());
-            async move { api.post_as("", &[("idempotency-key", &key)], "").await }
+            // What a key is for: whoever got no answer in time asks again.
+            async move {
+                wait_until("an answer", async || {
+                    let answer = api.post_as("", &[("idempotency-key", &key)], "").await;
+                    if [503, 504].contains(&answer.status.as_u16()) { Err(answer.text()) } else { Ok(answer) }
+                })
+                .await
+            }
         };
         let at_once = futures::future::join_all(apis.iter().chain(&apis).map(ask)).await;
         let id = run_of(&at_once[0]);
