@@ -148,7 +148,9 @@ fn untouched(decided: &PartitionDecision) -> PartitionResult {
         Reason::NoLeader => PartitionResult::NoLeader,
         Reason::NotVoter => PartitionResult::NotReplicating,
         Reason::NotMember => PartitionResult::NotMember,
-        Reason::TargetUnreachable | Reason::NoCandidate => PartitionResult::Unreachable,
+        Reason::PrimaryUnreachable | Reason::TargetUnreachable | Reason::NoCandidate => {
+            PartitionResult::Unreachable
+        }
         Reason::NoPrimary
         | Reason::PriorityElectionDisabled
         | Reason::Paused
@@ -156,8 +158,7 @@ fn untouched(decided: &PartitionDecision) -> PartitionResult {
         | Reason::Filtered
         | Reason::BudgetSpent => PartitionResult::Cancelled,
         // The best of those that can lead does.
-        Reason::PrimaryUnreachable
-        | Reason::Drained
+        Reason::Drained
         | Reason::AlreadyLeader
         | Reason::Misplaced
         | Reason::Uneven

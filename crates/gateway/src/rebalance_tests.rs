@@ -98,8 +98,7 @@ fn a_primary_that_lags_or_is_away_is_told_as_such() {
     let mut away = topology(&[(Some(0), Some(1))]);
     away.brokers[1].reachable = false;
     let planned = planned_of(&away);
-    // The best of those that can lead does.
-    assert_eq!(planned[0].result, Some(PartitionResult::AlreadyLeader));
+    assert_eq!(planned[0].result, Some(PartitionResult::Unreachable));
     assert_eq!(planned[0].reason, Reason::PrimaryUnreachable);
 }
 
