@@ -6,6 +6,7 @@
 
 mod automatic;
 mod bad_configuration;
+mod bad_targets;
 mod chaos;
 mod commands;
 mod dev_cluster;

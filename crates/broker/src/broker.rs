@@ -30,6 +30,7 @@ use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::handover::{Handover, Purpose};
+use crate::leadership;
 use crate::metric_definitions;
 use crate::monitoring;
 use crate::network::Network;
@@ -146,7 +147,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     background.spawn(status.clone().run(stop.clone()));
     background.spawn(monitoring::keep_up(prometheus.clone(), stop.clone()));
     for replica in replicas.iter() {
-        background.spawn(status.clone().follow(replica.clone()));
+        background.spawn(leadership::follow(replica.clone(), elector.clone(), status.clone()));
     }
     let in_flight = Arc::new(Semaphore::new(options.limits.in_flight_writes_max));
     let broker_service = BrokerService {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::drained::Drained;
 use crate::handover::{Handover, Purpose};
-use crate::metric_definitions::transfer_ended;
+use crate::leadership::Tenure;
 use crate::replica::{Answer, ReadRefusal, Replica};
 use crate::replicas::Replicas;
 use crate::status::StatusHub;
@@ -113,8 +113,12 @@ impl broker_server::Broker for BrokerService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let (tx, rx) = mpsc::channel(WATCH_QUEUE_MAX);
-        match self.readable(request.partition_id, false).await {
-            Ok(replica) => drop(tokio::spawn(watch_partition(replica, request, tx))),
+        let watched = self.readable(request.partition_id, false).await.and_then(|replica| {
+            let tenure = replica.tenure().ok_or_else(|| ReadRefusal::NotLeader(other_leader(&replica)))?;
+            Ok((replica, tenure))
+        });
+        match watched {
+            Ok((replica, tenure)) => drop(tokio::spawn(watch_partition(replica, tenure, request, tx))),
             Err(refusal) => {
                 let result = match refusal {
                     ReadRefusal::NotLeader(n) => pb::broker_watch_response::Result::NotLeader(n),
@@ -150,7 +154,6 @@ impl broker_server::Broker for BrokerService {
             candidates => Purpose::Plan(candidates.iter().copied().map(NodeId).collect()),
         };
         let response = self.handover.within(&request).step_down(replica, request.term, purpose).await;
-        transfer_ended(response.result().as_str_name(), Duration::from_micros(response.frozen_us));
         Ok(Response::new(response))
     }
 
@@ -263,42 +266,55 @@ fn result(tag: u64, answer: Answer) -> pb::WriteResult {
     pb::WriteResult { tag, result: Some(result) }
 }
 
+/// Another broker than this one may lead, or come to lead.
+fn other_leader(replica: &Replica) -> pb::NotLeader {
+    let metrics = replica.raft_metrics();
+    let leader = metrics.current_leader.filter(|leader| *leader != replica.me.0);
+    pb::NotLeader { leader, term: metrics.current_term }
+}
+
 /// Sends a partition's changes for as long as this broker leads it and the gateway listens.
 async fn watch_partition(
     replica: Arc<Replica>,
+    tenure: Tenure,
     request: pb::BrokerWatchRequest,
     out: mpsc::Sender<Result<pb::BrokerWatchResponse, Status>>,
 ) {
+    let last = tokio::select! {
+        biased;
+        () = tenure.ended() => {
+            Some(pb::broker_watch_response::Result::NotLeader(other_leader(&replica)))
+        }
+        last = send_changes(&replica, request, &out) => last,
+    };
+    if let Some(result) = last {
+        let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;
+    }
+}
+
+/// Returns what is left to be told when there is nothing more to send.
+async fn send_changes(
+    replica: &Replica,
+    request: pb::BrokerWatchRequest,
+    out: &mpsc::Sender<Result<pb::BrokerWatchResponse, Status>>,
+) -> Option<pb::broker_watch_response::Result> {
     use pb::broker_watch_response::Result as R;
     let mut applied = replica.reader.applied();
-    let mut roles = replica.raft.server_metrics();
     let mut after = request.after_position.unwrap_or_else(|| *applied.borrow());
     // The first message tells where the watch begins, also when nothing has changed yet.
     let mut tell_position = true;
     loop {
-        if replica.leads().is_none() {
-            let metrics = replica.raft_metrics();
-            let result =
-                R::NotLeader(pb::NotLeader { leader: metrics.current_leader, term: metrics.current_term });
-            let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;
-            return;
-        }
         applied.borrow_and_update();
         let (reader, prefix) = (replica.reader.clone(), request.prefix.clone());
         let read = move || reader.changes(Position(after), &prefix, WATCH_EVENTS_MAX, WATCH_BYTES_MAX);
-        let changes = match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(changes)) => changes,
-            Ok(Err(error)) => {
-                let result = match error {
-                    ChangesError::OutOfRange { first_available } => {
-                        R::OutOfRange(pb::OutOfRange { first_available_position: first_available.0 })
-                    }
-                    ChangesError::Io(error) => R::Refused(refused(Reason::Storage, error.to_string())),
-                };
-                let _ = out.send(Ok(pb::BrokerWatchResponse { result: Some(result) })).await;
-                return;
+        let changes = match tokio::task::spawn_blocking(read).await.ok()? {
+            Ok(changes) => changes,
+            Err(ChangesError::OutOfRange { first_available }) => {
+                return Some(R::OutOfRange(pb::OutOfRange { first_available_position: first_available.0 }));
             }
-            Err(_) => return,
+            Err(ChangesError::Io(error)) => {
+                return Some(R::Refused(refused(Reason::Storage, error.to_string())));
+            }
         };
         let moved = changes.up_to.0 > after;
         after = changes.up_to.0.max(after);
@@ -309,19 +325,15 @@ async fn watch_partition(
                 events: changes.events,
                 position: after,
             };
-            let message = pb::BrokerWatchResponse { result: Some(R::Changes(changes)) };
-            if out.send(Ok(message)).await.is_err() {
-                return;
-            }
+            out.send(Ok(pb::BrokerWatchResponse { result: Some(R::Changes(changes)) })).await.ok()?;
         }
         if moved {
             continue;
         }
         tokio::select! {
-            changed = applied.changed() => if changed.is_err() { return },
-            changed = openraft::async_runtime::WatchReceiver::changed(&mut roles) => if changed.is_err() { return },
+            changed = applied.changed() => changed.ok()?,
             () = tokio::time::sleep(Duration::from_millis(WATCH_IDLE_MS)) => tell_position = true,
-            () = out.closed() => return,
+            () = out.closed() => return None,
         }
     }
 }

@@ -12,6 +12,8 @@ use metrics::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 
+use crate::transfer::Spent;
+
 /// Every partition metric carries it, as in Zeebe.
 const GROUP_NAME: &str = "raft-partition";
 /// The system group is no partition, and Zeebe's dashboard must not count it as one.
@@ -115,6 +117,19 @@ fn describe() {
         "evenkeel_transfer_frozen_seconds",
         Unit::Seconds,
         "How long a transfer held writes back."
+    );
+    describe_histogram!(
+        "evenkeel_transfer_phase_seconds",
+        Unit::Seconds,
+        "How long transfers were in each phase: probe, catch_up, freeze, election."
+    );
+    describe_counter!(
+        "evenkeel_leaderships_loaded_total",
+        "Times this broker's replica began what it does only as leader."
+    );
+    describe_counter!(
+        "evenkeel_leaderships_unloaded_total",
+        "Times this broker's replica ended what it does only as leader."
     );
 }
 
@@ -257,9 +272,28 @@ pub fn committed(partition: u32, entries: u64) {
     counter!("atomix_commit_entries_rate_total", &partition_labels(partition)).increment(entries);
 }
 
-pub fn transfer_ended(result: &'static str, frozen: Duration) {
+pub fn leadership_loaded(partition: u32) {
+    counter!("evenkeel_leaderships_loaded_total", &partition_labels(partition)).increment(1);
+}
+
+pub fn leadership_unloaded(partition: u32) {
+    counter!("evenkeel_leaderships_unloaded_total", &partition_labels(partition)).increment(1);
+}
+
+/// `spent` by the attempts, if any was made: a refusal has no durations.
+pub fn transfer_ended(result: &'static str, spent: Option<Spent>) {
     counter!("evenkeel_transfers_total", "result" => result).increment(1);
-    histogram!("evenkeel_transfer_frozen_seconds").record(frozen.as_secs_f64());
+    let Some(Spent { phases, gate_closed }) = spent else { return };
+    histogram!("evenkeel_transfer_frozen_seconds").record(gate_closed.as_secs_f64());
+    let phases = [
+        ("probe", phases.probe),
+        ("catch_up", phases.catch_up),
+        ("freeze", phases.freeze),
+        ("election", phases.election),
+    ];
+    for (phase, took) in phases.into_iter().filter(|(_, took)| !took.is_zero()) {
+        histogram!("evenkeel_transfer_phase_seconds", "phase" => phase).record(took.as_secs_f64());
+    }
 }
 
 /// The gauges of one replica, set from one look at it.

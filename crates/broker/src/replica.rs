@@ -19,6 +19,7 @@ use openraft::{ReadPolicy, ServerState};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::distribution::Replica as Member;
+use crate::leadership::{Leadership, Tenure};
 use crate::metric_definitions::ReplicaMetrics;
 
 /// openraft, filled in.
@@ -49,6 +50,7 @@ pub struct Replica {
     /// The whole replica set, highest priority first.
     pub members: Vec<Member>,
     pub metrics: ReplicaMetrics,
+    pub leadership: Leadership,
     gate: Arc<RwLock<()>>,
     transfer: Arc<Mutex<()>>,
     /// Term in which a transfer was given up after its target had been told to stand: the target might still
@@ -73,6 +75,7 @@ impl Replica {
             reader,
             members,
             metrics: ReplicaMetrics::new(partition.0),
+            leadership: Leadership::new(partition),
             gate: Arc::default(),
             transfer: Arc::default(),
             lease_void_in_term: AtomicU64::new(0),
@@ -90,6 +93,11 @@ impl Replica {
         let metrics = metrics.borrow_watched();
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.me.0);
         leads.then_some(Epoch { term: metrics.current_term, node: self.me })
+    }
+
+    /// What leader-side services of this replica hold; `None` while it does not lead or is about to hand over.
+    pub fn tenure(&self) -> Option<Tenure> {
+        self.leadership.observe(|| self.leads())
     }
 
     fn not_leader(&self, forward: &ForwardToLeader<TypeConfig>) -> NotLeader {

@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
 use openraft::ServerState;
-use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Notify, watch};
 
 use crate::metric_definitions::{self as metric, ReplicaGauges};
@@ -106,45 +105,9 @@ impl StatusHub {
         }
     }
 
-    /// Follows one replica's roles until it stops: tells the elector and the gateways, and counts.
-    pub async fn follow(self, replica: Arc<Replica>) {
-        let partition = replica.partition;
-        let mut changes = replica.raft.server_metrics();
-        let mut led = false;
-        let mut role = Role::Unspecified;
-        let mut committed_at_start = 0;
-        loop {
-            let metrics = replica.raft_metrics();
-            let leads = replica.leads().is_some();
-            let now_role = role_of(&metrics);
-            if now_role != role {
-                role = now_role;
-                metric::role_changed(partition.0);
-                tracing::info!(%partition, term = metrics.current_term, role = role.as_str_name(), "role");
-            }
-            if leads != led {
-                self.0.replicas.elector.leading(partition, leads);
-                let committed = metrics.local_committed.map_or(0, |id| id.index());
-                if leads {
-                    metric::election_won(partition.0);
-                    committed_at_start = committed;
-                    tokio::spawn(measure_transition(replica.clone(), Instant::now()));
-                } else {
-                    metric::committed(partition.0, committed.saturating_sub(committed_at_start));
-                }
-                led = leads;
-            }
-            self.0.changed.notify_one();
-            // Between two changes, commits are counted once a second.
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)), if led => {
-                    let committed = replica.raft_metrics().local_committed.map_or(0, |id| id.index());
-                    metric::committed(partition.0, committed.saturating_sub(committed_at_start));
-                    committed_at_start = committed.max(committed_at_start);
-                }
-            }
-        }
+    /// Something about a replica is different: publish it.
+    pub fn changed(&self) {
+        self.0.changed.notify_one();
     }
 
     /// Brings the gauges up to date; called for each scrape.
@@ -185,25 +148,8 @@ impl StatusHub {
     }
 }
 
-/// Records how long a fresh leader took until it had applied everything before its own first entry.
-async fn measure_transition(replica: Arc<Replica>, won_at: Instant) {
-    let Some(epoch) = replica.leads() else { return };
-    let ready = replica.raft.wait(Some(Duration::from_secs(30)));
-    let ready = ready.metrics(
-        |m| {
-            m.current_term != epoch.term
-                || m.last_applied.is_some_and(|id| id.committed_leader_id().term == epoch.term)
-        },
-        "the leader's first entry is applied",
-    );
-    if let Ok(metrics) = ready.await
-        && metrics.current_term == epoch.term
-    {
-        metric::leader_transition(replica.partition.0, won_at.elapsed());
-    }
-}
-
-fn role_of(metrics: &RaftMetrics) -> Role {
+/// As gateways and metrics name it.
+pub fn role_of(metrics: &RaftMetrics) -> Role {
     if metrics.running_state.is_err() {
         return Role::Inactive;
     }

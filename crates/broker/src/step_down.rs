@@ -57,6 +57,8 @@ pub enum Choice {
 pub enum Reason {
     /// The best reachable replica lacks too much.
     LagTooHigh,
+    /// It has no vote, or has not answered this leader yet.
+    NotReplicating,
     /// No better replica answers.
     Unreachable,
     /// Several replicas share the highest priority.
@@ -162,14 +164,15 @@ fn obstacle(replica: &ReplicaView, policy: &Policy) -> Option<Obstacle> {
 }
 
 fn refuse(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> Choice {
-    let mut reason = Reason::Unreachable;
+    let mut lagging = false;
+    let mut not_replicating = false;
     let mut detail = format!("partition {partition}: ");
     for (i, replica) in ordered.iter().enumerate() {
         let separator = if i == 0 { "" } else { "; " };
         let _ = write!(detail, "{separator}broker {} (priority {}) ", replica.node, replica.priority);
         let _ = match obstacle(replica, policy) {
             Some(Obstacle::Lag { entries, bytes }) => {
-                reason = Reason::LagTooHigh;
+                lagging = true;
                 write!(
                     detail,
                     "lacks {entries} entries, {bytes} bytes (at most {}, {})",
@@ -177,20 +180,26 @@ fn refuse(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> 
                 )
             }
             Some(Obstacle::Learner) => {
-                reason = Reason::LagTooHigh;
+                not_replicating = true;
                 write!(detail, "is still being added and has no vote")
             }
-            Some(Obstacle::Unknown) => write!(detail, "has not answered this leader yet"),
+            Some(Obstacle::Unknown) => {
+                not_replicating = true;
+                write!(detail, "has not answered this leader yet")
+            }
             Some(Obstacle::Unreachable) | None => write!(detail, "does not answer"),
         };
     }
-    detail.push_str(match reason {
-        Reason::LagTooHigh => {
-            "; wait until atomix_non_replicated_entries falls, or raise transfer.lag_entries_max and \
-             transfer.lag_bytes_max"
-        }
-        _ => "; start it or restore its connection, then ask again",
-    });
+    let (reason, remedy) = if lagging {
+        let remedy = "wait until atomix_non_replicated_entries falls, or raise transfer.lag_entries_max and \
+                      transfer.lag_bytes_max";
+        (Reason::LagTooHigh, remedy)
+    } else if not_replicating {
+        (Reason::NotReplicating, "wait until it takes entries from the leader, then ask again")
+    } else {
+        (Reason::Unreachable, "start it or restore its connection, then ask again")
+    };
+    let _ = write!(detail, "; {remedy}");
     Choice::Refuse { reason, detail }
 }
 

@@ -10,15 +10,24 @@
 //! the leader closes its own gate, waits until the target has every entry, and sends the target the request to
 //! stand itself; if the target does not lead in time the gate opens and the old leader goes on. The target's
 //! election is openraft's: votes of a leadership transfer set the lease aside.
+//!
+//! A step-down may try several targets. They share the time that the gate may be closed ([`Attempts`]), so bad
+//! targets cost a partition [`FREEZE_MS_MAX`] of writes however many there are.
 
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use evenkeel_protocol::NodeId;
 
-/// Longest time that one transfer holds writes back, whatever the target does.
+/// Longest time that one step-down holds writes back, whatever its targets do.
 pub const FREEZE_MS_MAX: u64 = 100;
+/// Of that, kept for the election: with less left, the target is not asked to stand, since it might win just after
+/// the gate has opened.
+pub const STAND_MS_MIN: u64 = 20;
 /// A target that was told to stand and has not by then will not: the request was lost, or came too late for it.
 pub const STAND_MS_MAX: u64 = 1_000;
+/// With less of the freeze left, no further target is tried.
+pub const ATTEMPT_MS_MIN: u64 = 2 * STAND_MS_MIN;
 /// The gate closes only once the target is this close: what is left arrives while the gate drains.
 pub const CLOSE_ENTRIES_MAX: u64 = 64;
 
@@ -27,6 +36,7 @@ pub const CLOSE_ENTRIES_MAX: u64 = 64;
 pub struct Limits {
     pub probe: Duration,
     pub catch_up: Duration,
+    /// From the closing of the gate until it opens.
     pub freeze: Duration,
     pub leader_wait: Duration,
     pub lag_entries_max: u64,
@@ -57,6 +67,8 @@ pub enum Event {
     /// The target took the request to stand, or would not.
     StandAccepted,
     StandRejected(String),
+    /// This broker's replica takes part no more.
+    ReplicaStopped,
 }
 
 /// What the driver has to do next.
@@ -64,18 +76,29 @@ pub enum Event {
 pub enum Effect {
     Probe,
     CloseGate,
+    /// End what this broker does only as leader: the target is about to begin it.
+    Unload,
     AskToStand,
     OpenGate,
     /// The target may still win: answer no more reads from the lease.
     VoidLease,
+    /// Lead on, with all that belongs to it.
+    Load,
 }
 
 /// How a transfer ended. Names follow Zeebe 8.10's results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Transferred,
-    LagTooHigh { entries: u64, bytes: u64 },
+    /// The target has never answered this leader.
+    NotReplicating,
+    LagTooHigh {
+        entries: u64,
+        bytes: u64,
+    },
     Unreachable(String),
+    /// Writes that were proposed before did not get their answers in time.
+    PauseFailed,
     ReplicationTimedOut,
     TimeoutNowExhausted(String),
     LeaderChanged(Option<NodeId>),
@@ -93,6 +116,65 @@ enum Phase {
     Done,
 }
 
+/// Where the time of a transfer went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Until the target answered, or was given up.
+    pub probe: Duration,
+    /// Until the target was close enough; writes were served.
+    pub catch_up: Duration,
+    /// Closing the gate and draining: until the target had every entry.
+    pub freeze: Duration,
+    /// From the request to stand until somebody led, or nobody was waited for any more.
+    pub election: Duration,
+}
+
+/// What a transfer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub phases: Phases,
+    /// How long writes were held back.
+    pub gate_closed: Duration,
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.phases.probe += other.phases.probe;
+        self.phases.catch_up += other.phases.catch_up;
+        self.phases.freeze += other.phases.freeze;
+        self.phases.election += other.phases.election;
+        self.gate_closed += other.gate_closed;
+    }
+}
+
+/// The attempts of one step-down, and what they may still cost.
+#[derive(Debug)]
+pub struct Attempts {
+    limits: Limits,
+    spent: Spent,
+}
+
+impl Attempts {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, spent: Spent::default() }
+    }
+
+    /// The limits of the next attempt; `None` when writes have been held back for too long to try another target.
+    pub fn next_limits(&self) -> Option<Limits> {
+        let freeze = self.limits.freeze.saturating_sub(self.spent.gate_closed);
+        (freeze >= Duration::from_millis(ATTEMPT_MS_MIN)).then_some(Limits { freeze, ..self.limits })
+    }
+
+    pub fn add(&mut self, spent: Spent) {
+        self.spent += spent;
+    }
+
+    /// By all attempts so far.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+}
+
 /// One attempt. Scripts of how it goes are in `testdata/transfer`.
 #[derive(Debug)]
 pub struct Transfer {
@@ -102,11 +184,13 @@ pub struct Transfer {
     pub term: u64,
     limits: Limits,
     phase: Phase,
+    phase_since: Instant,
     deadline: Instant,
     /// Gate closed at; the budget counts from here.
     frozen_at: Option<Instant>,
-    /// Since when the gate is open again.
-    watching_since: Option<Instant>,
+    /// The target was asked to stand, so leader-side services have ended here.
+    unloaded: bool,
+    spent: Spent,
     outcome: Option<Outcome>,
 }
 
@@ -118,9 +202,11 @@ impl Transfer {
             term,
             limits,
             phase: Phase::Probing,
+            phase_since: now,
             deadline: now + limits.probe,
             frozen_at: None,
-            watching_since: None,
+            unloaded: false,
+            spent: Spent::default(),
             outcome: None,
         };
         (transfer, vec![Effect::Probe])
@@ -135,20 +221,27 @@ impl Transfer {
         self.outcome.as_ref()
     }
 
+    /// Up to the last phase that is over; everything once there is an outcome.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match (self.phase, event) {
+            (Phase::Done, _) => vec![],
+            (_, Event::ReplicaStopped) => self.finish(Outcome::LeaderChanged(None), now),
             (Phase::Probing, Event::ProbeReady) => {
-                self.enter(Phase::CatchingUp, now + self.limits.catch_up);
+                self.enter(Phase::CatchingUp, now + self.limits.catch_up, now);
                 vec![]
             }
-            (Phase::Probing, Event::ProbeFailed(reason)) => self.finish(Outcome::Unreachable(reason)),
+            (Phase::Probing, Event::ProbeFailed(reason)) => self.finish(Outcome::Unreachable(reason), now),
             (Phase::Freezing, Event::Frozen) => {
-                self.phase = Phase::Draining;
+                self.enter(Phase::Draining, self.deadline, now);
                 vec![]
             }
             (Phase::Electing, Event::StandRejected(reason)) => {
                 // It will not stand, so nothing is to be waited for.
-                self.finish(Outcome::TimeoutNowExhausted(reason))
+                self.finish(Outcome::TimeoutNowExhausted(reason), now)
             }
             (_, Event::Seen(view)) => self.seen(view, now),
             _ => vec![],
@@ -156,7 +249,7 @@ impl Transfer {
     }
 
     fn seen(&mut self, view: View, now: Instant) -> Vec<Effect> {
-        if let Some(effects) = self.leadership_over(view) {
+        if let Some(effects) = self.leadership_over(view, now) {
             return effects;
         }
         let still_mine = view.term == self.term && view.leader == Some(self.me);
@@ -164,75 +257,115 @@ impl Transfer {
         match self.phase {
             Phase::Probing if late => {
                 let ms = self.limits.probe.as_millis();
-                self.finish(Outcome::Unreachable(format!("no answer to the probe within {ms} ms")))
+                self.finish(Outcome::Unreachable(format!("no answer to the probe within {ms} ms")), now)
             }
-            Phase::CatchingUp => {
-                let lag = self.lag(view);
-                if lag > self.limits.lag_entries_max || view.lag_bytes > self.limits.lag_bytes_max {
-                    self.finish(Outcome::LagTooHigh { entries: lag, bytes: view.lag_bytes })
-                } else if lag <= CLOSE_ENTRIES_MAX {
-                    self.frozen_at = Some(now);
-                    self.enter(Phase::Freezing, now + self.limits.freeze);
-                    vec![Effect::CloseGate]
-                } else if late {
-                    self.finish(Outcome::ReplicationTimedOut)
-                } else {
-                    vec![]
-                }
+            Phase::CatchingUp => self.catching_up(view, late, now),
+            Phase::Freezing if late => self.finish(Outcome::PauseFailed, now),
+            Phase::Draining if late => self.finish(Outcome::ReplicationTimedOut, now),
+            Phase::Draining if still_mine && lag(view) == Some(0) => {
+                let frozen_at = self.frozen_at.unwrap_or(now);
+                self.enter(Phase::Electing, frozen_at + self.limits.freeze, now);
+                self.unloaded = true;
+                vec![Effect::Unload, Effect::AskToStand]
             }
-            Phase::Draining if still_mine && self.lag(view) == 0 => {
-                self.phase = Phase::Electing;
-                vec![Effect::AskToStand]
-            }
-            Phase::Freezing | Phase::Draining if late => self.finish(Outcome::ReplicationTimedOut),
             Phase::Electing if late => {
-                self.frozen_at = None;
-                self.watching_since = Some(now);
                 let stands = Duration::from_millis(STAND_MS_MAX);
-                self.enter(Phase::Watching, now + stands.min(self.limits.leader_wait));
-                vec![Effect::VoidLease, Effect::OpenGate]
+                self.enter(Phase::Watching, now + stands.min(self.limits.leader_wait), now);
+                let mut effects = vec![Effect::VoidLease];
+                effects.extend(self.lead_on(now));
+                effects
             }
             Phase::Watching if late => {
-                let lead_by = self.watching_since.unwrap_or(now) + self.limits.leader_wait;
+                let lead_by = self.phase_since + self.limits.leader_wait;
                 if now < lead_by && !still_mine {
                     // It stands: who wins may take longer.
                     self.deadline = lead_by;
                     return vec![];
                 }
-                let ms = now.saturating_duration_since(self.watching_since.unwrap_or(now)).as_millis();
-                self.finish(Outcome::TimeoutNowExhausted(format!("it did not lead within {ms} ms")))
+                let ms = now.saturating_duration_since(self.phase_since).as_millis();
+                let reason = format!("it did not lead within {ms} ms");
+                self.finish(Outcome::TimeoutNowExhausted(reason), now)
             }
             _ => vec![],
         }
     }
 
+    fn catching_up(&mut self, view: View, late: bool, now: Instant) -> Vec<Effect> {
+        let Some(lag) = lag(view) else {
+            return self.finish(Outcome::NotReplicating, now);
+        };
+        if lag > self.limits.lag_entries_max || view.lag_bytes > self.limits.lag_bytes_max {
+            self.finish(Outcome::LagTooHigh { entries: lag, bytes: view.lag_bytes }, now)
+        } else if lag <= CLOSE_ENTRIES_MAX {
+            self.frozen_at = Some(now);
+            let drain = self.limits.freeze.saturating_sub(Duration::from_millis(STAND_MS_MIN));
+            self.enter(Phase::Freezing, now + drain, now);
+            vec![Effect::CloseGate]
+        } else if late {
+            self.finish(Outcome::ReplicationTimedOut, now)
+        } else {
+            vec![]
+        }
+    }
+
     /// The end that matters: somebody leads in a newer epoch.
-    fn leadership_over(&mut self, view: View) -> Option<Vec<Effect>> {
+    fn leadership_over(&mut self, view: View, now: Instant) -> Option<Vec<Effect>> {
         if self.phase == Phase::Done || view.term <= self.term {
             return None;
         }
         let asked = matches!(self.phase, Phase::Electing | Phase::Watching);
         match view.leader {
-            Some(leader) if leader == self.target && asked => Some(self.finish(Outcome::Transferred)),
-            Some(leader) => Some(self.finish(Outcome::LeaderChanged(Some(leader)))),
+            Some(leader) if leader == self.target && asked => Some(self.finish(Outcome::Transferred, now)),
+            Some(leader) => Some(self.finish(Outcome::LeaderChanged(Some(leader)), now)),
             // Voting is under way; when we asked for it, wait for its result.
             None if asked => None,
-            None => Some(self.finish(Outcome::LeaderChanged(None))),
+            None => Some(self.finish(Outcome::LeaderChanged(None), now)),
         }
     }
 
-    fn lag(&self, view: View) -> u64 {
-        view.last_index.saturating_sub(view.target_matched.unwrap_or(0))
-    }
-
-    fn enter(&mut self, phase: Phase, deadline: Instant) {
+    fn enter(&mut self, phase: Phase, deadline: Instant, now: Instant) {
+        let phases = &mut self.spent.phases;
+        let spent = match self.phase {
+            Phase::Probing => Some(&mut phases.probe),
+            Phase::CatchingUp => Some(&mut phases.catch_up),
+            Phase::Freezing | Phase::Draining => Some(&mut phases.freeze),
+            Phase::Electing | Phase::Watching => Some(&mut phases.election),
+            Phase::Done => None,
+        };
+        if let Some(spent) = spent {
+            *spent += now.saturating_duration_since(self.phase_since);
+        }
         self.phase = phase;
+        self.phase_since = now;
         self.deadline = deadline;
     }
 
-    fn finish(&mut self, outcome: Outcome) -> Vec<Effect> {
-        self.phase = Phase::Done;
+    fn finish(&mut self, outcome: Outcome, now: Instant) -> Vec<Effect> {
+        self.enter(Phase::Done, self.deadline, now);
         self.outcome = Some(outcome);
-        if self.frozen_at.take().is_some() { vec![Effect::OpenGate] } else { vec![] }
+        self.lead_on(now)
+    }
+
+    /// Opens the gate and takes up again what was put down, if so. Who leads no longer has nothing to take up.
+    fn lead_on(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(closed_at) = self.frozen_at.take() {
+            self.spent.gate_closed += now.saturating_duration_since(closed_at);
+            effects.push(Effect::OpenGate);
+        }
+        let over = matches!(self.outcome, Some(Outcome::Transferred | Outcome::LeaderChanged(_)));
+        if std::mem::take(&mut self.unloaded) && !over {
+            effects.push(Effect::Load);
+        }
+        effects
     }
 }
+
+/// Entries that the target lacks; `None` while it has not answered this leader.
+fn lag(view: View) -> Option<u64> {
+    Some(view.last_index.saturating_sub(view.target_matched?))
+}
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@
 //! 2ms see leader=0 term=5 last=110 matched=90 bytes=0
 //! 3ms frozen
 //! 4ms stand accepted                     or: stand rejected REASON
+//! 5ms replica stopped
 //! ```
 
 #![allow(clippy::unwrap_used)]
@@ -58,6 +59,7 @@ fn event(command: &str) -> Event {
             Event::StandRejected(rejected.trim_start_matches("rejected ").to_owned())
         }
         Some(("see", facts)) => Event::Seen(view(facts)),
+        Some(("replica", "stopped")) => Event::ReplicaStopped,
         None if command == "frozen" => Event::Frozen,
         _ => panic!("unknown command {command}"),
     }
@@ -84,11 +86,25 @@ fn print(at: &str, effects: &[Effect], transfer: &Transfer) -> String {
             Effect::AskToStand => "ask broker 1 to stand",
             Effect::OpenGate => "open the gate",
             Effect::VoidLease => "answer no more reads from the lease",
+            Effect::Unload => "unload",
+            Effect::Load => "load",
         };
         let _ = writeln!(printed, "{at} {text}");
     }
     if let Some(outcome) = transfer.outcome() {
         let _ = writeln!(printed, "{at} ended: {outcome:?}");
+        let spent = transfer.spent();
+        let phases = spent.phases;
+        let ms = |duration: Duration| duration.as_millis();
+        let _ = writeln!(
+            printed,
+            "{at} took: probe {}ms, catch-up {}ms, freeze {}ms, election {}ms; gate closed {}ms",
+            ms(phases.probe),
+            ms(phases.catch_up),
+            ms(phases.freeze),
+            ms(phases.election),
+            ms(spent.gate_closed)
+        );
     }
     printed
 }

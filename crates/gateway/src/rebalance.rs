@@ -3,6 +3,7 @@
 //! Only partitions that are not led as wanted take part in a run: a balanced cluster is left alone. Result names are
 //! those of Zeebe 8.10 and no others; `reason` says more where they cannot.
 
+use evenkeel_protocol::internal::v1::TransferPhases;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
@@ -184,7 +185,9 @@ pub(crate) enum PartitionResult {
     ReplicationTimedOut,
     TimeoutNowExhausted,
     LeaderChanged,
+    LeaderInitializing,
     NoLeader,
+    PauseFailed,
 }
 
 impl PartitionResult {
@@ -203,7 +206,9 @@ impl PartitionResult {
             Self::ReplicationTimedOut => "REPLICATION_TIMED_OUT",
             Self::TimeoutNowExhausted => "TIMEOUT_NOW_EXHAUSTED",
             Self::LeaderChanged => "LEADER_CHANGED",
+            Self::LeaderInitializing => "LEADER_INITIALIZING",
             Self::NoLeader => "NO_LEADER",
+            Self::PauseFailed => "PAUSE_FAILED",
         }
     }
 
@@ -218,10 +223,13 @@ impl PartitionResult {
             self,
             Self::Unreachable
                 | Self::NoResponse
+                | Self::NotReplicating
                 | Self::TransferInProgress
                 | Self::ReplicationTimedOut
                 | Self::TimeoutNowExhausted
                 | Self::LeaderChanged
+                | Self::LeaderInitializing
+                | Self::PauseFailed
         )
     }
 }
@@ -237,6 +245,9 @@ pub(crate) fn result_of(answer: StepDown) -> (PartitionResult, Option<Reason>) {
         StepDown::ReplicationTimedOut => (PartitionResult::ReplicationTimedOut, None),
         StepDown::TimeoutNowExhausted => (PartitionResult::TimeoutNowExhausted, None),
         StepDown::NotLeader | StepDown::LeaderChanged => (PartitionResult::LeaderChanged, None),
+        StepDown::LeaderInitializing => (PartitionResult::LeaderInitializing, None),
+        StepDown::PauseFailed => (PartitionResult::PauseFailed, None),
+        StepDown::NotReplicating => (PartitionResult::NotReplicating, None),
         StepDown::UnknownPartition | StepDown::NotMember => (PartitionResult::NotMember, None),
         StepDown::PriorityElectionDisabled => {
             (PartitionResult::Cancelled, Some(Reason::PriorityElectionDisabled))
@@ -256,6 +267,42 @@ pub(crate) struct Outcome {
     pub(crate) to: Option<NodeId>,
     /// How long old leaders held writes back.
     pub(crate) frozen_us: Option<u64>,
+    /// Where the time of all its transfers went. Runs stored by earlier versions do not tell.
+    #[serde(default)]
+    pub(crate) phases: Option<Phases>,
+}
+
+/// Time spent in each phase of transfers, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Phases {
+    /// Until targets answered.
+    pub(crate) probe_us: u64,
+    /// Until they were close enough; writes were served meanwhile.
+    pub(crate) catch_up_us: u64,
+    /// Writes were held back until targets had every entry.
+    pub(crate) freeze_us: u64,
+    /// Targets stood for election.
+    pub(crate) election_us: u64,
+}
+
+impl From<TransferPhases> for Phases {
+    fn from(phases: TransferPhases) -> Self {
+        let TransferPhases { probe_us, catch_up_us, freeze_us, election_us } = phases;
+        Self { probe_us, catch_up_us, freeze_us, election_us }
+    }
+}
+
+impl std::ops::Add for Phases {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            probe_us: self.probe_us.saturating_add(other.probe_us),
+            catch_up_us: self.catch_up_us.saturating_add(other.catch_up_us),
+            freeze_us: self.freeze_us.saturating_add(other.freeze_us),
+            election_us: self.election_us.saturating_add(other.election_us),
+        }
+    }
 }
 
 /// How a run ended.

@@ -11,7 +11,7 @@ use evenkeel_protocol::{NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
 
 use crate::planner::Reason;
-use crate::rebalance::{Outcome, PartitionResult, PlannedPartition, RunResult};
+use crate::rebalance::{Outcome, PartitionResult, Phases, PlannedPartition, RunResult};
 use crate::rebalance_request::RunSettings;
 use crate::topology::{PartitionView, Topology};
 
@@ -128,6 +128,7 @@ pub(crate) fn outcome_of_plan(planned: &PlannedPartition) -> Option<Outcome> {
         from: planned.leader,
         to: None,
         frozen_us: None,
+        phases: None,
     })
 }
 
@@ -172,8 +173,33 @@ pub(crate) struct PartitionRunJson {
     from: Option<String>,
     to: Option<String>,
     gap_ms: Option<f64>,
+    phases: Option<PhasesJson>,
     reason: Option<Reason>,
     detail: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PhasesJson {
+    probe_ms: f64,
+    catch_up_ms: f64,
+    freeze_ms: f64,
+    election_ms: f64,
+}
+
+impl From<Phases> for PhasesJson {
+    fn from(phases: Phases) -> Self {
+        Self {
+            probe_ms: millis(phases.probe_us),
+            catch_up_ms: millis(phases.catch_up_us),
+            freeze_ms: millis(phases.freeze_us),
+            election_ms: millis(phases.election_us),
+        }
+    }
+}
+
+fn millis(us: u64) -> f64 {
+    us as f64 / 1000.0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -261,7 +287,8 @@ fn partition_json(planned: &PlannedPartition, state: Option<&PartitionRunState>)
         lag_bytes: planned.lag_bytes,
         from: outcome.map_or(planned.leader, |outcome| outcome.from).map(text),
         to: outcome.map_or(planned.candidates.first().copied(), |outcome| outcome.to).map(text),
-        gap_ms: outcome.and_then(|outcome| outcome.frozen_us).map(|us| us as f64 / 1000.0),
+        gap_ms: outcome.and_then(|outcome| outcome.frozen_us).map(millis),
+        phases: outcome.and_then(|outcome| outcome.phases).map(PhasesJson::from),
         reason: outcome.and_then(|outcome| outcome.reason).or(Some(planned.reason)),
         detail: outcome
             .map_or_else(|| Some(planned.detail.clone()), |outcome| Some(outcome.detail.clone()))

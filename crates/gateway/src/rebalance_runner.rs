@@ -572,6 +572,7 @@ fn stopped(planned: &PlannedPartition, reason: Reason, why: &str) -> Outcome {
         from: planned.leader,
         to: None,
         frozen_us: None,
+        phases: None,
     }
 }
 

@@ -127,6 +127,7 @@ fn outcome(result: PartitionResult, reason: Option<Reason>) -> Outcome {
         from: Some(NodeId(0)),
         to: Some(NodeId(1)),
         frozen_us: Some(2_500),
+        phases: Some(Phases { probe_us: 400, catch_up_us: 12_000, freeze_us: 1_000, election_us: 1_500 }),
     }
 }
 
@@ -194,6 +195,7 @@ fn a_run_has_the_wire_shape_of_the_cluster_api() {
             "from": "0",
             "to": "1",
             "gapMs": 2.5,
+            "phases": {"probeMs": 0.4, "catchUpMs": 12.0, "freezeMs": 1.0, "electionMs": 1.5},
             "reason": "MISPLACED",
             "detail": null,
         }],
@@ -212,8 +214,38 @@ fn a_run_has_the_wire_shape_of_the_cluster_api() {
 
 #[test]
 fn every_answer_has_a_result_name_and_names_serialize_as_metrics_label_them() {
-    for number in 0..=12 {
-        let (result, _) = result_of(StepDown::try_from(number).unwrap());
+    let answers: Vec<StepDown> = (0..).map_while(|number| StepDown::try_from(number).ok()).collect();
+    assert!(answers.contains(&StepDown::NotReplicating), "all of them: {answers:?}");
+    for answer in answers {
+        let (result, _) = result_of(answer);
         assert_eq!(serde_json::to_value(result).unwrap(), result.name());
+        if !matches!(answer, StepDown::Transferred | StepDown::AlreadyLeader) {
+            assert!(!result.is_success(), "{answer:?}");
+        }
     }
+}
+
+#[test]
+fn what_a_leader_says_of_itself_keeps_its_name_and_is_asked_again() {
+    for (answer, name) in [
+        (StepDown::LeaderInitializing, "LEADER_INITIALIZING"),
+        (StepDown::PauseFailed, "PAUSE_FAILED"),
+        (StepDown::NotReplicating, "NOT_REPLICATING"),
+        (StepDown::TransferInProgress, "TRANSFER_IN_PROGRESS"),
+        (StepDown::ReplicationTimedOut, "REPLICATION_TIMED_OUT"),
+    ] {
+        let (result, _) = result_of(answer);
+        assert_eq!(result.name(), name);
+        assert!(result.is_worth_a_retry(), "{name}");
+    }
+}
+
+#[test]
+fn outcomes_stored_before_phases_were_told_stay_readable() {
+    let told = outcome(PartitionResult::Transferred, None);
+    let mut stored = serde_json::to_value(&told).unwrap();
+    assert_eq!(serde_json::from_value::<Outcome>(stored.clone()).unwrap(), told);
+    stored.as_object_mut().unwrap().remove("phases").unwrap();
+    let read: Outcome = serde_json::from_value(stored).unwrap();
+    assert_eq!(read, Outcome { phases: None, ..told });
 }

@@ -9,7 +9,7 @@ use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{Epoch, NodeId};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::rebalance::{Outcome, PartitionResult, PlannedPartition, result_of};
+use crate::rebalance::{Outcome, PartitionResult, Phases, PlannedPartition, result_of};
 use crate::rebalance_request::RunSettings;
 use crate::writes::Router;
 
@@ -28,6 +28,24 @@ pub(crate) struct Transfers {
     pub(crate) settings: RunSettings,
 }
 
+/// What a partition's attempts have cost so far; nothing until a leader has told.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    frozen_us: Option<u64>,
+    phases: Option<Phases>,
+}
+
+impl Cost {
+    fn add(&mut self, outcome: &Outcome) {
+        if let Some(us) = outcome.frozen_us {
+            self.frozen_us = Some(self.frozen_us.unwrap_or(0).saturating_add(us));
+        }
+        if let Some(phases) = outcome.phases {
+            self.phases = Some(self.phases.unwrap_or_default() + phases);
+        }
+    }
+}
+
 /// Who leads now.
 enum Leading {
     /// Somebody else than wanted, in this epoch.
@@ -40,23 +58,21 @@ enum Leading {
 impl Transfers {
     /// To the end, whatever it is. `asked`: its leader may have been asked before, by a gateway that died.
     pub(crate) async fn hand_over(&self, planned: &PlannedPartition, mut asked: bool) -> Outcome {
-        let mut frozen_us: Option<u64> = None;
+        let mut cost = Cost::default();
         let mut attempt = 1;
         loop {
             let (leader, epoch) = match self.leading(planned, asked).await {
-                Leading::Wanted(node) => return arrived(planned, node, asked, frozen_us),
+                Leading::Wanted(node) => return arrived(planned, node, asked, cost),
                 Leading::Nobody => {
                     let detail = "the partition has no leader; wait for its election".to_owned();
-                    return ended(PartitionResult::NoLeader, planned, detail, frozen_us);
+                    return ended(PartitionResult::NoLeader, planned, detail, cost);
                 }
                 Leading::Other(node, epoch) => (node, epoch),
             };
             let mut outcome = self.ask(planned, leader, epoch).await;
             asked = true;
-            if let Some(us) = outcome.frozen_us {
-                frozen_us = Some(frozen_us.unwrap_or(0) + us);
-            }
-            outcome.frozen_us = frozen_us;
+            cost.add(&outcome);
+            (outcome.frozen_us, outcome.phases) = (cost.frozen_us, cost.phases);
             if let (PartitionResult::Transferred, Some(to)) = (outcome.result, outcome.to) {
                 self.until_shown(planned, epoch, to).await;
                 return outcome;
@@ -75,7 +91,10 @@ impl Transfers {
         let topology = self.router.topology.borrow();
         let leader = topology.partition(planned.partition).and_then(|partition| partition.leader);
         match leader.filter(|leader| is_arrival(planned, *leader, true)) {
-            Some(leader) => arrived(planned, leader, true, outcome.frozen_us),
+            Some(leader) => {
+                let cost = Cost { frozen_us: outcome.frozen_us, phases: outcome.phases };
+                arrived(planned, leader, true, cost)
+            }
             None => outcome,
         }
     }
@@ -96,7 +115,7 @@ impl Transfers {
     async fn ask(&self, planned: &PlannedPartition, leader: NodeId, epoch: Epoch) -> Outcome {
         let Some(link) = self.router.links.get(leader) else {
             let detail = format!("its leader, broker {leader}, is not in cluster.brokers; add it there");
-            return ended(PartitionResult::Unreachable, planned, detail, None);
+            return ended(PartitionResult::Unreachable, planned, detail, Cost::default());
         };
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let settings = &self.settings;
@@ -115,7 +134,7 @@ impl Transfers {
         match timeout(patience, link.client().step_down(request)).await {
             Err(_) => {
                 let detail = format!("broker {leader} did not answer within {} s", patience.as_secs());
-                ended(PartitionResult::NoResponse, planned, detail, None)
+                ended(PartitionResult::NoResponse, planned, detail, Cost::default())
             }
             Ok(Err(status)) => {
                 // Whether the leader got the request cannot be told from a broken connection.
@@ -124,7 +143,8 @@ impl Transfers {
                 } else {
                     PartitionResult::NoResponse
                 };
-                ended(result, planned, format!("broker {leader}: {}", status.message()), None)
+                let detail = format!("broker {leader}: {}", status.message());
+                ended(result, planned, detail, Cost::default())
             }
             Ok(Ok(response)) => {
                 let answer = response.into_inner();
@@ -134,6 +154,7 @@ impl Transfers {
                     result,
                     reason: reason.or(Some(planned.reason)),
                     frozen_us: Some(answer.frozen_us).filter(|us| transferred || *us > 0),
+                    phases: answer.phases.map(Phases::from),
                     from: answer.from.map(NodeId).or(Some(leader)),
                     to: answer.to.map(NodeId),
                     detail: if answer.detail.is_empty() { planned.detail.clone() } else { answer.detail },
@@ -173,7 +194,7 @@ fn is_arrival(planned: &PlannedPartition, leader: NodeId, asked: bool) -> bool {
     planned.candidates.iter().take(wanted).any(|node| *node == leader)
 }
 
-fn arrived(planned: &PlannedPartition, node: NodeId, asked: bool, frozen_us: Option<u64>) -> Outcome {
+fn arrived(planned: &PlannedPartition, node: NodeId, asked: bool, cost: Cost) -> Outcome {
     let partition = planned.partition;
     let (result, detail) = if asked && planned.leader != Some(node) {
         let from = planned.leader.map_or_else(|| "nobody".to_owned(), |leader| format!("broker {leader}"));
@@ -182,14 +203,11 @@ fn arrived(planned: &PlannedPartition, node: NodeId, asked: bool, frozen_us: Opt
         let detail = format!("broker {node} has come to lead partition {partition} without being asked");
         (PartitionResult::AlreadyLeader, detail)
     };
-    Outcome { to: Some(node), ..ended(result, planned, detail, frozen_us) }
+    Outcome { to: Some(node), ..ended(result, planned, detail, cost) }
 }
 
-fn ended(
-    result: PartitionResult,
-    planned: &PlannedPartition,
-    detail: String,
-    frozen_us: Option<u64>,
-) -> Outcome {
-    Outcome { result, reason: Some(planned.reason), detail, from: planned.leader, to: None, frozen_us }
+fn ended(result: PartitionResult, planned: &PlannedPartition, detail: String, cost: Cost) -> Outcome {
+    let Cost { frozen_us, phases } = cost;
+    let (reason, from) = (Some(planned.reason), planned.leader);
+    Outcome { result, reason, detail, from, to: None, frozen_us, phases }
 }

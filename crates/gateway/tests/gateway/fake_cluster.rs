@@ -614,6 +614,12 @@ impl Broker for FakeBroker {
             term: 0,
             frozen_us: 1_500,
             detail: String::new(),
+            phases: Some(pb::TransferPhases {
+                probe_us: 300,
+                catch_up_us: 0,
+                freeze_us: 600,
+                election_us: 900,
+            }),
         }))
     }
 }

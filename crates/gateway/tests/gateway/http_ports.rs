@@ -51,6 +51,9 @@ async fn misplaced_partitions_and_only_they_go_home() {
     for entry in run["partitions"].as_array().unwrap() {
         assert_eq!((entry["result"].as_str(), entry["from"].as_str()), (Some("TRANSFERRED"), Some("0")));
         assert_eq!(entry["gapMs"], 1.5);
+        let phases =
+            serde_json::json!({"probeMs": 0.3, "catchUpMs": 0.0, "freezeMs": 0.6, "electionMs": 0.9});
+        assert_eq!(entry["phases"], phases);
     }
     let mut contacted = harness.cluster.step_downs();
     contacted.sort_unstable();
