@@ -16,6 +16,7 @@ mod fixed_distribution;
 mod formation;
 mod harness;
 mod importing;
+mod leadership;
 mod observing;
 mod orderly_stop;
 mod ownership;

@@ -260,6 +260,7 @@ pub mod tests {
             leader: *leader,
             primary: Some(u64::from(partition_id - 1) % 3),
             term: 1,
+            ..Partition::default()
         });
         let partitions: Vec<Partition> = partitions.collect();
         let brokers = (0..3u64).map(|node_id| {

@@ -19,9 +19,10 @@ use crate::error::ClientError;
 use crate::gateways::Gateways;
 use crate::lanes::{LANES_MAX, Lanes};
 use crate::watch::{Watch, WatchQuery};
+use crate::watch_topology::TopologyWatch;
 
 /// A page of 1,000 small records fits many times over; a page of large ones is cut by the gateway.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How a client behaves. Only the gateways have no default.
 #[derive(Clone, Debug)]
@@ -251,6 +252,16 @@ impl Client {
                     .await
             })
             .await
+    }
+
+    /// The cluster as a gateway sees it, then each change of a leader or a broker as it happens. Events that this
+    /// watch missed, say because a gateway went away, are made up for by another snapshot.
+    ///
+    /// # Errors
+    /// `Refused` with `RESOURCE_EXHAUSTED` when too many watches are open, `DeadlineExceeded` when no gateway
+    /// answers.
+    pub async fn watch_topology(&self) -> Result<TopologyWatch, ClientError> {
+        TopologyWatch::open(self.clone()).await
     }
 
     pub(crate) fn inner(&self) -> &Inner {

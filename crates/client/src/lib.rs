@@ -23,10 +23,13 @@ mod client;
 mod error;
 mod gateways;
 mod lanes;
+mod resumption;
 mod watch;
+mod watch_topology;
 
 pub use backoff::{BACKOFF_INITIAL, BACKOFF_MAX, Backoff};
 pub use client::{Client, Condition, ListQuery, Options};
 pub use error::{ClientError, Refusal};
 pub use evenkeel_protocol::v1;
 pub use watch::{Watch, WatchQuery};
+pub use watch_topology::TopologyWatch;

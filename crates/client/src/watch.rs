@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use evenkeel_protocol::v1::{PartitionPosition, WatchRequest, WatchResponse};
-use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use crate::backoff::Backoff;
 use crate::client::{Client, records};
-use crate::error::{ClientError, Retry, retry_advice};
+use crate::error::ClientError;
+use crate::resumption::Resumption;
 
 /// What to watch.
 #[derive(Clone, Debug, Default)]
@@ -45,9 +44,7 @@ impl Watch {
     /// [`crate::Options::watch_timeout`].
     pub async fn next(&mut self) -> Result<WatchResponse, ClientError> {
         let patience = self.client.inner().options.watch_timeout;
-        let mut backoff = Backoff::default();
-        let mut broken_since: Option<Instant> = None;
-        let mut attempts = 0u32;
+        let mut resumption = Resumption::new("watch", patience);
         loop {
             let status = match &mut self.stream {
                 None => match open_stream(&self.client, &self.query).await {
@@ -70,20 +67,7 @@ impl Watch {
                 },
             };
             self.stream = None;
-            attempts += 1;
-            let Retry::After(asked) = retry_advice(&status) else {
-                return Err(ClientError::refused("watch", &status));
-            };
-            if broken_since.get_or_insert_with(Instant::now).elapsed() > patience {
-                let last = format!("{:?}: {}", status.code(), status.message());
-                return Err(ClientError::DeadlineExceeded {
-                    call: "watch",
-                    timeout: patience,
-                    attempts,
-                    last,
-                });
-            }
-            tokio::time::sleep(backoff.next_delay(rand::random(), asked)).await;
+            resumption.pause_after(&status).await?;
         }
     }
 

@@ -30,6 +30,7 @@ use crate::rebalance_runner::Rebalancer;
 use crate::records::RecordsService;
 use crate::topology::{SharedTopology, Topology};
 use crate::topology_feed;
+use crate::watchers::Watchers;
 use crate::writes::Router;
 
 /// How long requests under way may take once the gateway is asked to stop.
@@ -184,7 +185,9 @@ impl Gateway {
             }
         });
 
-        let records = RecordsService::new(&options, Arc::clone(&router), stopping.clone());
+        let watchers = Watchers::new(bound(options.limits.watchers_max));
+        let records = RecordsService::new(&options, Arc::clone(&router), watchers.clone(), stopping.clone());
+        let shown = || TopologyService::new(topology.clone(), watchers.clone(), stopping.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -202,8 +205,8 @@ impl Gateway {
                     .max_decoding_message_size(message_bytes_max)
                     .max_encoding_message_size(message_bytes_max),
             )
-            .add_service(ClusterServer::new(TopologyService::new(topology.clone())))
-            .add_service(GatewayServer::new(TopologyService::new(topology.clone())))
+            .add_service(ClusterServer::new(shown()))
+            .add_service(GatewayServer::new(shown()))
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(grpc).with_nodelay(Some(true)),
                 stopping.clone().cancelled_owned(),

@@ -40,9 +40,12 @@ mod replay;
 mod request_ids;
 mod system_store;
 pub mod topology;
+mod topology_events;
 mod topology_feed;
 mod topology_views;
+mod topology_watch;
 mod watch;
+mod watchers;
 mod write_stream;
 mod writes;
 

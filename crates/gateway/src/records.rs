@@ -13,7 +13,6 @@ use evenkeel_protocol::v1::{
 };
 use evenkeel_protocol::{PartitionId, partition_of};
 use futures::Stream;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -21,9 +20,10 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::limits::key_of;
 use crate::metric_definitions::MethodMetrics;
-use crate::options::{Limits, Options, bound};
+use crate::options::{Limits, Options};
 use crate::reads::Answer;
 use crate::refusals::Refusal;
+use crate::watchers::Watchers;
 use crate::writes::Router;
 use crate::{list, watch};
 
@@ -33,8 +33,7 @@ const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
 pub(crate) struct RecordsService {
     router: Arc<Router>,
     limits: Limits,
-    watchers: Arc<Semaphore>,
-    watchers_max: usize,
+    watchers: Watchers,
     stopping: CancellationToken,
     put: MethodMetrics,
     delete: MethodMetrics,
@@ -46,13 +45,16 @@ pub(crate) struct RecordsService {
 
 impl RecordsService {
     /// `stopping` ends open watches.
-    pub(crate) fn new(options: &Options, router: Arc<Router>, stopping: CancellationToken) -> Self {
-        let watchers_max = bound(options.limits.watchers_max);
+    pub(crate) fn new(
+        options: &Options,
+        router: Arc<Router>,
+        watchers: Watchers,
+        stopping: CancellationToken,
+    ) -> Self {
         Self {
             router,
             limits: options.request_limits(),
-            watchers: Arc::new(Semaphore::new(watchers_max)),
-            watchers_max,
+            watchers,
             stopping,
             put: MethodMetrics::new("Put"),
             delete: MethodMetrics::new("Delete"),
@@ -193,9 +195,7 @@ impl Records for RecordsService {
         let request = request.into_inner();
         observe(&self.watch, async {
             self.limits.check_prefix(&request.prefix, "prefix")?;
-            let permit = Arc::clone(&self.watchers)
-                .try_acquire_owned()
-                .map_err(|_| Refusal::TooManyWatchers { watchers_max: self.watchers_max })?;
+            let permit = self.watchers.admit()?;
             let partitions = self.router.partitions_count(deadline).await?;
             let changes = watch::changes(&self.router, &request, partitions, self.stopping.clone())?;
             let held = futures::StreamExt::map(changes, move |item| {

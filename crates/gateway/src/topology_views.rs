@@ -4,7 +4,7 @@
 //! Zeebe's shapes list only brokers that can be reached, as Zeebe does; ours lists all.
 
 use evenkeel_protocol::v1::{Health, Role};
-use evenkeel_protocol::{gateway_protocol as zeebe, v1};
+use evenkeel_protocol::{Epoch, gateway_protocol as zeebe, v1};
 use serde::Serialize;
 
 use crate::topology::{BrokerView, ReplicaView, Topology};
@@ -30,6 +30,8 @@ pub(crate) fn to_v1(topology: &Topology) -> v1::TopologyResponse {
         version: broker.version.clone(),
         reachable: broker.reachable,
         replicas: broker.replicas.iter().map(replica).collect(),
+        draining: broker.draining,
+        drained: broker.drained,
     };
     v1::TopologyResponse {
         brokers: topology.brokers.iter().map(broker).collect(),
@@ -41,6 +43,7 @@ pub(crate) fn to_v1(topology: &Topology) -> v1::TopologyResponse {
                 leader: partition.leader.map(|node| node.0),
                 primary: partition.primary.map(|node| node.0),
                 term: partition.epoch.map_or(0, |epoch| epoch.term),
+                epoch: partition.epoch.map(epoch_to_v1),
             })
             .collect(),
         cluster_size: topology.cluster_size,
@@ -49,6 +52,11 @@ pub(crate) fn to_v1(topology: &Topology) -> v1::TopologyResponse {
         gateway_version: GATEWAY_VERSION.into(),
         priority_election: topology.priority_election,
     }
+}
+
+/// A fencing token.
+pub(crate) fn epoch_to_v1(epoch: Epoch) -> v1::Epoch {
+    v1::Epoch { term: epoch.term, node_id: epoch.node.0 }
 }
 
 /// `gateway_protocol.Gateway/Topology`.

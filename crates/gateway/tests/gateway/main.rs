@@ -9,5 +9,6 @@ mod following;
 mod harness;
 mod http_ports;
 mod reading;
+mod topology_watching;
 mod watching;
 mod writing;
