@@ -134,7 +134,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         broker_uuid: data.broker_uuid().to_string(),
     };
     let status = StatusHub::new(&options, identity, cluster_size, replicas.clone());
-    let drained = Drained::remembered(data, elector.clone(), status.clone());
+    let drained = Drained::remembered(data.clone(), elector.clone(), status.clone());
     let drained = drained
         .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
 
@@ -159,7 +159,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };
     let mut grpc_server = tokio::spawn(serve_grpc(grpc, raft_service, broker_service, stop.clone()));
-    let mut http_server = tokio::spawn(monitoring::serve(http, status.clone(), prometheus, stop));
+    let mut http_server = tokio::spawn(monitoring::serve(http, status.clone(), data, prometheus, stop));
     tracing::info!(
         node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
         data = %options.data.directory, "broker started"

@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{NodeId, SYSTEM_GROUP};
+use evenkeel_raft_storage::DiskSpace;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -108,7 +110,20 @@ fn describe() {
     describe_gauge!("evenkeel_partition_records", "Records in the partition, as applied here.");
     describe_gauge!("evenkeel_partition_priority", "Priority of this broker's replica.");
     describe_counter!("evenkeel_role_changes_total", "Role changes of this broker's replica.");
-    describe_counter!("evenkeel_writes_total", "Writes answered, by result.");
+    describe_counter!(
+        "evenkeel_elections_won_total",
+        "Times this broker's replica came to lead, by an election or by a transfer."
+    );
+    describe_gauge!(
+        "evenkeel_data_disk_free_bytes",
+        Unit::Bytes,
+        "What the broker may still use of the disk with its data folder."
+    );
+    describe_gauge!(
+        "evenkeel_data_disk_size_bytes",
+        Unit::Bytes,
+        "Size of the disk with the broker's data folder."
+    );
     describe_counter!(
         "evenkeel_transfers_total",
         "Transfers that this broker's leaders attempted, by result."
@@ -131,6 +146,12 @@ fn describe() {
         "evenkeel_leaderships_unloaded_total",
         "Times this broker's replica ended what it does only as leader."
     );
+    // Present from the start, so that a rate over it begins at 0.
+    let results = (StepDown::Transferred as i32..).map_while(|number| StepDown::try_from(number).ok());
+    for result in results {
+        counter!("evenkeel_transfers_total", "result" => result.as_str_name()).increment(0);
+    }
+    drop(histogram!("evenkeel_transfer_frozen_seconds"));
 }
 
 fn partition_labels(partition: u32) -> [(&'static str, String); 2] {
@@ -248,6 +269,7 @@ pub fn election_began(partition: u32) {
 }
 
 pub fn election_won(partition: u32) {
+    counter!("evenkeel_elections_won_total", &partition_labels(partition)).increment(1);
     if let Some(began) = ELECTIONS.lock().get_or_insert_default().remove(&partition) {
         gauge!("atomix_election_latency_in_ms", &partition_labels(partition))
             .set(began.elapsed().as_secs_f64() * 1e3);
@@ -278,6 +300,13 @@ pub fn leadership_loaded(partition: u32) {
 
 pub fn leadership_unloaded(partition: u32) {
     counter!("evenkeel_leaderships_unloaded_total", &partition_labels(partition)).increment(1);
+}
+
+/// Of the disk with the data folder; what the system does not tell is shown as unknown and not as its last value.
+pub fn set_disk_gauges(space: Option<DiskSpace>) {
+    let shown = |bytes: fn(&DiskSpace) -> u64| space.as_ref().map_or(f64::NAN, |space| bytes(space) as f64);
+    gauge!("evenkeel_data_disk_free_bytes").set(shown(|space| space.free_bytes));
+    gauge!("evenkeel_data_disk_size_bytes").set(shown(|space| space.size_bytes));
 }
 
 /// `spent` by the attempts, if any was made: a refusal has no durations.

@@ -1,5 +1,6 @@
 //! The broker's monitoring port: metrics and health.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,10 +8,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use evenkeel_raft_storage::DataDirectory;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::metric_definitions;
 use crate::status::StatusHub;
 use crate::stop::Stop;
 
@@ -19,12 +22,19 @@ const UPKEEP_MS: u64 = 5_000;
 #[derive(Clone)]
 struct Monitoring {
     status: StatusHub,
+    data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
 }
 
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, status: StatusHub, prometheus: PrometheusHandle, mut stop: Stop) {
-    let state = Monitoring { status, prometheus };
+pub async fn serve(
+    listener: TcpListener,
+    status: StatusHub,
+    data: Arc<DataDirectory>,
+    prometheus: PrometheusHandle,
+    mut stop: Stop,
+) {
+    let state = Monitoring { status, data, prometheus };
     let routes = Router::new()
         .route("/actuator/prometheus", get(metrics))
         .route("/metrics", get(metrics))
@@ -49,8 +59,14 @@ pub async fn keep_up(prometheus: PrometheusHandle, mut stop: Stop) {
 
 async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
     state.status.refresh_gauges();
+    let data = Arc::clone(&state.data);
+    // A disk that hangs must not hold a worker thread; what it cannot tell is left out.
+    let space = tokio::task::spawn_blocking(move || data.disk_space()).await;
+    metric_definitions::set_disk_gauges(space.ok().and_then(Result::ok));
     state.prometheus.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.prometheus.render())
+    let process = evenkeel_process_metrics::render("broker", env!("CARGO_PKG_VERSION"));
+    let text = state.prometheus.render() + &process;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// The listener opens once the log is replayed and the replicas run, so answering is the proof.

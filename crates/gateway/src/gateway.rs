@@ -28,6 +28,8 @@ use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder
 use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
 use crate::records::RecordsService;
+use crate::system_gauges;
+use crate::system_store::SystemStore;
 use crate::topology::{SharedTopology, Topology};
 use crate::topology_feed;
 use crate::watchers::Watchers;
@@ -172,6 +174,12 @@ impl Gateway {
                 tracing::error!("automatic rebalancing: {error}");
             }
         });
+        upkeep.spawn(system_gauges::run(
+            SystemStore::new(Arc::clone(&router)),
+            rebalancer.clone(),
+            topology.clone(),
+            stopping.clone(),
+        ));
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
 
         let (health, health_service) = tonic_health::server::health_reporter();

@@ -118,7 +118,9 @@ async fn topology(State(state): State<HttpState>) -> Response {
 }
 
 async fn prometheus(State(state): State<HttpState>) -> Response {
-    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], state.prometheus.render()).into_response()
+    let process = evenkeel_process_metrics::render("gateway", env!("CARGO_PKG_VERSION"));
+    let text = state.prometheus.render() + &process;
+    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response()
 }
 
 /// Spring's health shape.

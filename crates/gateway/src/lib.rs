@@ -38,6 +38,7 @@ mod records;
 mod refusals;
 mod replay;
 mod request_ids;
+mod system_gauges;
 mod system_store;
 pub mod topology;
 mod topology_events;

@@ -12,6 +12,8 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
+use crate::rebalance::PartitionResult;
+
 const PARTITION_ROLES: &str = "zeebe_gateway_topology_partition_roles";
 const REQUESTS: &str = "evenkeel_gateway_requests_total";
 const REQUEST_SECONDS: &str = "evenkeel_gateway_request_seconds";
@@ -24,6 +26,11 @@ const REBALANCE_GAP_SECONDS: &str = "evenkeel_rebalance_gap_seconds";
 const AUTOMATIC_ROUNDS: &str = "evenkeel_rebalance_automatic_rounds_total";
 const APPEND_RATE: &str = "evenkeel_replicated_bytes_per_second";
 const PARTITION_BALANCED: &str = "evenkeel_partition_balanced";
+const QUORUM_MARGIN: &str = "evenkeel_partition_quorum_margin";
+const BROKER_REACHABLE: &str = "evenkeel_broker_reachable";
+const BROKER_DRAINED: &str = "evenkeel_broker_drained";
+const OWNERSHIP_PAUSED: &str = "evenkeel_ownership_paused";
+const REBALANCE_ACTIVE: &str = "evenkeel_rebalance_active";
 const OWNERSHIP_REBALANCES: &str = "evenkeel_ownership_rebalances_total";
 
 /// From a write's fastest way through three fsyncs to the longest that one may be parked.
@@ -39,6 +46,39 @@ const RUN_SECONDS_BUCKETS: [f64; 12] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 900.0];
 /// For any histogram without buckets of its own: without buckets the exporter would emit a summary.
 const DEFAULT_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+/// What may become of a round of automatic rebalancing: started, and the names of what stands in its way.
+const AUTOMATIC_OUTCOMES: [&str; 12] = [
+    "started",
+    "balanced",
+    "activity_unknown",
+    "busy",
+    "settling",
+    "lagging",
+    "leaderless",
+    "cooling_down",
+    "paused",
+    "active",
+    "refused",
+    "system_group_away",
+];
+
+/// What may become of a partition in a run.
+const ALL_PARTITION_RESULTS: [PartitionResult; 13] = [
+    PartitionResult::Transferred,
+    PartitionResult::AlreadyLeader,
+    PartitionResult::Cancelled,
+    PartitionResult::LagTooHigh,
+    PartitionResult::Unreachable,
+    PartitionResult::NoResponse,
+    PartitionResult::NotMember,
+    PartitionResult::NotReplicating,
+    PartitionResult::TransferInProgress,
+    PartitionResult::ReplicationTimedOut,
+    PartitionResult::TimeoutNowExhausted,
+    PartitionResult::LeaderChanged,
+    PartitionResult::NoLeader,
+];
 
 /// How often the recorder's upkeep must run: it drains what histograms have collected.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -101,6 +141,14 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         OWNERSHIP_REBALANCES,
         "Ownership rebalances asked for through ESC's API, by outcome: completed, partial, nothing, refused_*, failed"
     );
+    describe_gauge!(
+        QUORUM_MARGIN,
+        "How many more replicas the partition can lose and still have a majority; below 0 it has none"
+    );
+    describe_gauge!(BROKER_REACHABLE, "1 when the gateway hears the broker, 0 when not");
+    describe_gauge!(BROKER_DRAINED, "1 when an operator wants the broker to lead nothing");
+    describe_gauge!(OWNERSHIP_PAUSED, "1 when rebalancing is paused in the whole cluster");
+    describe_gauge!(REBALANCE_ACTIVE, "1 while a rebalance run is under way in the cluster, whoever runs it");
     // Present from the start, so that a rate over it begins at 0.
     gauge!(PARKED).set(0.0);
     for result in ["completed", "cancelled", "failed", "noop", "refused"] {
@@ -108,6 +156,13 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
     }
     for outcome in ["completed", "partial", "nothing", "failed"] {
         counter!(OWNERSHIP_REBALANCES, "outcome" => outcome).absolute(0);
+    }
+    drop((rebalance_gap_seconds(), rebalance_run_seconds()));
+    for outcome in AUTOMATIC_OUTCOMES {
+        counter!(AUTOMATIC_ROUNDS, "outcome" => outcome).absolute(0);
+    }
+    for result in ALL_PARTITION_RESULTS {
+        counter!(REBALANCE_PARTITIONS, "result" => result.name()).absolute(0);
     }
     Ok(handle)
 }
@@ -160,6 +215,26 @@ pub(crate) fn append_rate() -> Gauge {
 
 pub(crate) fn partition_balanced(partition: PartitionId) -> Gauge {
     gauge!(PARTITION_BALANCED, "partition" => partition.to_string())
+}
+
+pub(crate) fn quorum_margin(partition: PartitionId) -> Gauge {
+    gauge!(QUORUM_MARGIN, "partition" => partition.to_string())
+}
+
+pub(crate) fn broker_reachable(broker: NodeId) -> Gauge {
+    gauge!(BROKER_REACHABLE, "broker" => broker.to_string())
+}
+
+pub(crate) fn broker_drained(broker: NodeId) -> Gauge {
+    gauge!(BROKER_DRAINED, "broker" => broker.to_string())
+}
+
+pub(crate) fn ownership_paused(paused: bool) {
+    gauge!(OWNERSHIP_PAUSED).set(f64::from(u8::from(paused)));
+}
+
+pub(crate) fn rebalance_active(active: bool) {
+    gauge!(REBALANCE_ACTIVE).set(f64::from(u8::from(active)));
 }
 
 pub(crate) fn ownership_rebalances(outcome: &'static str) -> Counter {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evenkeel_protocol::v1::Role;
 use evenkeel_protocol::{NodeId, PartitionId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -11,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use crate::metric_definitions;
 use crate::options::Contact;
 use crate::rebalance_record::is_balanced;
-use crate::topology::{ClusterState, Event, SharedTopology, Topology};
+use crate::topology::{ClusterState, Event, PartitionView, SharedTopology, Topology};
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -77,11 +78,27 @@ fn log_leader_changes(before: &Topology, after: &Topology) {
     }
 }
 
+/// How many more replicas each partition can lose and still have a majority; below 0 it has none now.
+fn quorum_margins(view: &Topology) -> BTreeMap<PartitionId, i64> {
+    let mut working: BTreeMap<PartitionId, i64> = BTreeMap::new();
+    for replica in view.brokers.iter().flat_map(|broker| &broker.replicas) {
+        // Replicas of brokers that are away are shown as inactive.
+        *working.entry(replica.partition).or_default() += i64::from(replica.role != Role::Inactive);
+    }
+    let margin = |partition: &PartitionView| {
+        let majority = partition.replicas.len() as i64 / 2 + 1;
+        (partition.id, working.get(&partition.id).copied().unwrap_or(0) - majority)
+    };
+    view.partitions.iter().map(margin).collect()
+}
+
 /// Sets only the gauges whose role changed: a large cluster has tens of thousands.
 #[derive(Default)]
 struct RoleGauges {
     shown: BTreeMap<(PartitionId, NodeId), f64>,
     balanced: BTreeMap<PartitionId, bool>,
+    margins: BTreeMap<PartitionId, i64>,
+    brokers: BTreeMap<NodeId, (bool, bool)>,
 }
 
 impl RoleGauges {
@@ -92,7 +109,18 @@ impl RoleGauges {
                 metric_definitions::partition_balanced(partition.id).set(f64::from(u8::from(balanced)));
             }
         }
+        for (partition, margin) in quorum_margins(view) {
+            if self.margins.insert(partition, margin) != Some(margin) {
+                metric_definitions::quorum_margin(partition).set(margin as f64);
+            }
+        }
         for broker in &view.brokers {
+            let state = (broker.reachable, broker.drained);
+            if self.brokers.insert(broker.node, state) != Some(state) {
+                let number = |yes| f64::from(u8::from(yes));
+                metric_definitions::broker_reachable(broker.node).set(number(broker.reachable));
+                metric_definitions::broker_drained(broker.node).set(number(broker.drained));
+            }
             for replica in &broker.replicas {
                 let number = metric_definitions::role_number(replica.role);
                 let shown = self.shown.insert((replica.partition, broker.node), number);
@@ -100,6 +128,67 @@ impl RoleGauges {
                     metric_definitions::partition_role(replica.partition, broker.node).set(number);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_protocol::v1::Health;
+
+    use super::*;
+    use crate::topology::{BrokerView, ReplicaView};
+
+    /// One partition with a replica on each broker; `None` for a broker that is away.
+    fn view(roles: &[Option<Role>]) -> Topology {
+        let broker = |(node, role): (u64, &Option<Role>)| BrokerView {
+            node: NodeId(node),
+            host: "b".into(),
+            port: 1,
+            version: String::new(),
+            uuid: String::new(),
+            reachable: role.is_some(),
+            draining: false,
+            drained: false,
+            replicated_bytes_total: 0,
+            replicas: vec![ReplicaView {
+                partition: PartitionId(1),
+                role: role.unwrap_or(Role::Inactive),
+                health: Health::Healthy,
+                priority: 1,
+                term: 1,
+                lag_entries: None,
+                lag_bytes: None,
+            }],
+        };
+        let partition = PartitionView {
+            id: PartitionId(1),
+            leader: None,
+            epoch: None,
+            primary: None,
+            replicas: (0..roles.len() as u64).map(NodeId).collect(),
+            records: 0,
+            counted: false,
+        };
+        let brokers = (0..).zip(roles).map(broker).collect();
+        Topology { brokers, partitions: vec![partition], ..Topology::default() }
+    }
+
+    #[test]
+    fn the_quorum_margin_is_what_can_be_lost_before_the_majority_is() {
+        let (leader, follower, away) = (Some(Role::Leader), Some(Role::Follower), None);
+        let table = [
+            (vec![leader], 0),
+            (vec![leader, follower], 0),
+            (vec![leader, follower, follower], 1),
+            (vec![leader, away, follower], 0),
+            (vec![Some(Role::Candidate), away, away], -1),
+            (vec![leader, Some(Role::Inactive), follower], 0),
+            (vec![leader, follower, follower, follower, follower], 2),
+            (vec![away, away, away], -2),
+        ];
+        for (roles, margin) in table {
+            assert_eq!(quorum_margins(&view(&roles)), [(PartitionId(1), margin)].into(), "{roles:?}");
         }
     }
 }

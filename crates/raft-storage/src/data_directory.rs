@@ -78,6 +78,15 @@ struct IdentityFormat {
     format: u32,
 }
 
+/// Room of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What the broker may still use.
+    pub free_bytes: u64,
+    /// All there is.
+    pub size_bytes: u64,
+}
+
 /// A broker's data folder, locked until this is dropped.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -179,6 +188,19 @@ impl DataDirectory {
         sync_folder(&self.path)
     }
 
+    /// How much room the disk has that the folder is on.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn disk_space(&self) -> io::Result<DiskSpace> {
+        let disk = rustix::fs::statvfs(&self.path)?;
+        // What only root may use is no room for a broker.
+        Ok(DiskSpace {
+            free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+            size_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
+        })
+    }
+
     /// Where the write-ahead log lies.
     pub fn log_directory(&self) -> PathBuf {
         self.path.join(LOG_FOLDER)
@@ -253,6 +275,18 @@ mod tests {
             open().set_drained(drained).unwrap();
             assert_eq!(open().is_drained().unwrap(), drained);
         }
+    }
+
+    #[test]
+    fn a_disk_has_no_more_free_than_it_is_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(folder.path(), "c", 1, 12).unwrap();
+        let space = data.disk_space().unwrap();
+        assert!(0 < space.free_bytes && space.free_bytes <= space.size_bytes, "{space:?}");
+        let told = std::process::Command::new("df").arg("-PB1").arg(folder.path()).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let size = told.lines().last().and_then(|line| line.split_whitespace().nth(1)).unwrap();
+        assert_eq!(space.size_bytes.to_string(), size, "{told}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod state_machine_tests;
 mod state_store;
 pub mod types;
 
-pub use data_directory::{DataDirectory, DataDirectoryError};
+pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace};
 pub use log::{CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog};
 pub use metric_definitions::describe_metrics;
 pub use partition_reader::{Changes, ChangesError, PartitionReader};

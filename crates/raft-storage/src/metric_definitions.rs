@@ -1,6 +1,6 @@
 //! Names and help texts of this crate's metrics.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 /// Duration of one sync of the log, seconds.
 pub const LOG_FSYNC_SECONDS: &str = "evenkeel_log_fsync_seconds";
@@ -41,4 +41,6 @@ pub fn describe_metrics() {
         Unit::Bytes,
         "Bytes of slow groups written again to the shared log so that old segments could be deleted"
     );
+    // Present from the start, so that a rate over it begins at 0.
+    counter!(LOG_REWRITTEN_BYTES).increment(0);
 }
