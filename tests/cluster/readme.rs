@@ -46,7 +46,7 @@ async fn help(args: &[&str]) -> String {
 fn every_file_and_folder_that_the_documents_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut paths = Vec::new();
-    for folder in ["crates", "proto", "tests", "deploy", "dashboards", ".ci"] {
+    for folder in ["crates", "proto", "tests", "deploy", "dashboards", "docs", ".ci"] {
         collect(&root.join(folder), Path::new(folder), &mut paths);
     }
     let in_code = |text: &'static str| text.split('`').skip(1).step_by(2);
