@@ -71,6 +71,11 @@ async fn live_through_everything(cluster: &mut Cluster, prometheus: &Prometheus)
     paused(cluster, prometheus, true).await;
     verdict(prometheus, |verdict| verdict == 1.0, "maintenance").await;
     paused(cluster, prometheus, false).await;
+    drained(cluster, prometheus, Method::PUT).await;
+    drained(cluster, prometheus, Method::DELETE).await;
+    // What the drained broker led went elsewhere, and nothing moves back by itself.
+    verdict(prometheus, |verdict| verdict == 2.0, "leaders off their primaries").await;
+    assert_eq!(cluster.rebalance().await.header("rebalance-status"), Some("started"));
     verdict(prometheus, |verdict| verdict == 0.0, "a healthy and balanced cluster").await;
 }
 
@@ -90,10 +95,24 @@ async fn paused(cluster: &Cluster, prometheus: &Prometheus, paused: bool) {
     let url = cluster.api(&format!("/ESCManager/internal/ownership/{path}"));
     let answer = http(Method::PUT, &url).await.unwrap();
     assert!(answer.status.is_success(), "{}", answer.text());
-    wait_until("ownership to be shown as it is", async || {
-        let shown = prometheus.query("evenkeel_ownership_paused").await?;
-        let expected = f64::from(u8::from(paused));
-        if shown.iter().any(|(_, value)| *value == expected) { Ok(()) } else { Err(format!("{shown:?}")) }
+    shown(prometheus, "evenkeel_ownership_paused", paused).await;
+}
+
+async fn drained(cluster: &Cluster, prometheus: &Prometheus, method: Method) {
+    let drained = method == Method::PUT;
+    let answer = http(method, &cluster.api("/cluster/v2/brokers/2/drain")).await.unwrap();
+    assert!(answer.status.is_success(), "{}", answer.text());
+    shown(prometheus, r#"evenkeel_broker_drained{broker="2"}"#, drained).await;
+    shown(prometheus, r#"evenkeel_broker_drained{broker="0"}"#, false).await;
+}
+
+async fn shown(prometheus: &Prometheus, query: &str, expected: bool) {
+    wait_until(&format!("{query} to be {expected}"), async || {
+        let shown = prometheus.query(query).await?;
+        match shown[..] {
+            [(_, value)] if value == f64::from(u8::from(expected)) => Ok(()),
+            _ => Err(format!("{shown:?}")),
+        }
     })
     .await;
 }
