@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Cluster, Load, PATIENT_STAGGER, Spec, leaders, leads_per_broker, wait_until};
+use crate::harness::{
+    Cluster, Load, PARTITIONS, PATIENT_STAGGER, Spec, leaders, leads_per_broker, wait_until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_a_broker_spreads_its_leaderships_over_the_others_and_loses_no_acknowledged_write() {
@@ -72,4 +74,17 @@ async fn when_a_gateway_dies_its_clients_go_on_through_another_one() {
     let ledger = load.stop().await;
     ledger.assert_no_failures();
     ledger.check(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_lost_its_majority_is_shown_as_none_until_the_majority_is_back() {
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 3)).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.wait_for("no leader", |topology| leaders(topology).is_empty()).await;
+    let scrape = cluster.scrape_broker(0).await.unwrap();
+    assert!(!scrape.values("atomix_role", &PARTITIONS).contains(&3.0), "nor in its own metrics");
+    cluster.restart(2);
+    cluster.wait_for("leaders again", |topology| leaders(topology).len() == 3).await;
+    cluster.client().put("k", "written by two of three", None).await.unwrap();
 }

@@ -138,7 +138,7 @@ fn assert_shape(balance: &Value) {
     for partition in run["partitions"].as_array().unwrap() {
         let zeebes =
             ["partitionId", "physicalTenantId", "currentLeader", "desiredLeader", "progress", "result"];
-        let ours = ["lagEntries", "lagBytes", "from", "to", "gapMs", "reason", "detail"];
+        let ours = ["lagEntries", "lagBytes", "from", "to", "gapMs", "phases", "reason", "detail"];
         assert_eq!(keys(partition), zeebes.into_iter().chain(ours).collect());
         assert_eq!((&partition["currentLeader"], &partition["desiredLeader"]), (&json!("2"), &json!("2")));
         assert_eq!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
-use openraft::ServerState;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::{Notify, watch};
 
 use crate::metric_definitions::{self as metric, ReplicaGauges};
@@ -23,6 +23,9 @@ use crate::stop::Stop;
 const LAG_INTERVAL_MS: u64 = 1_000;
 /// Changes that come together are pushed together.
 const SETTLE_MS: u64 = 1;
+
+/// Others may lead after one lease; more of them tell a majority that is away from a machine that is busy.
+const CUT_OFF_LEASES: u32 = 4;
 
 /// How gateways and people know this broker.
 pub struct Identity {
@@ -39,6 +42,8 @@ struct Inner {
     replicas: Replicas,
     base: pb::BrokerStatus,
     changed: Notify,
+    /// A leader that no majority has answered for longer leads nobody any more.
+    cut_off_after: Duration,
     draining: AtomicBool,
     drained: AtomicBool,
     published: watch::Sender<Arc<pb::BrokerStatus>>,
@@ -62,8 +67,9 @@ impl StatusHub {
         };
         let (published, _) = watch::channel(Arc::new(base.clone()));
         let changed = Notify::new();
+        let cut_off_after = options.raft.lease * CUT_OFF_LEASES;
         let (draining, drained) = Default::default();
-        Self(Arc::new(Inner { replicas, base, changed, draining, drained, published }))
+        Self(Arc::new(Inner { replicas, base, changed, cut_off_after, draining, drained, published }))
     }
 
     /// What is published now, and at once what is so now: who asks anew wants to know the lag.
@@ -95,7 +101,7 @@ impl StatusHub {
     }
 
     fn build(&self) -> pb::BrokerStatus {
-        let replicas = self.0.replicas.iter().map(|r| replica_status(r)).collect();
+        let replicas = self.0.replicas.iter().map(|r| self.replica_status(r)).collect();
         pb::BrokerStatus {
             replicas,
             draining: self.0.draining.load(Ordering::Relaxed),
@@ -126,13 +132,13 @@ impl StatusHub {
             let leads = replica.leads().is_some();
             let own = replica.members.iter().find(|m| m.node == replica.me);
             let gauges = ReplicaGauges {
-                role: match role_of(&metrics) {
+                role: match self.shown(replica, &metrics).0 {
                     Role::Leader => 3.0,
                     Role::Candidate => 2.0,
                     Role::Follower => 1.0,
                     Role::Inactive | Role::Unspecified => 0.0,
                 },
-                health: match health_of(&metrics) {
+                health: match self.shown(replica, &metrics).1 {
                     Health::Healthy => 1.0,
                     Health::Dead => -1.0,
                     Health::Unhealthy | Health::Unspecified => 0.0,
@@ -169,37 +175,52 @@ fn health_of(metrics: &RaftMetrics) -> Health {
     }
 }
 
-fn replica_status(replica: &Replica) -> pb::ReplicaStatus {
-    let metrics = replica.raft_metrics();
-    let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(replica.me.0);
-    let others = replica.members.iter().filter(|m| m.node != replica.me && leads);
-    let followers = others
-        .map(|m| {
-            let lag = replica.lag_of(&metrics, m.node);
-            pb::FollowerLag { node_id: m.node.0, entries: lag.map(|l| l.0), bytes: lag.map(|l| l.1) }
-        })
-        .collect();
-    let members = replica.members.iter();
-    let own = replica.members.iter().find(|m| m.node == replica.me);
-    let role = match role_of(&metrics) {
-        // A winner whose first entry is not committed yet cannot serve; openraft names no leader until it can.
-        Role::Leader if !leads => Role::Candidate,
-        role => role,
-    };
-    pb::ReplicaStatus {
-        partition_id: replica.partition.0,
-        role: role as i32,
-        health: health_of(&metrics) as i32,
-        priority: own.map_or(0, |m| m.priority.0),
-        term: metrics.current_term,
-        leader: metrics.current_leader,
-        last_log_index: metrics.last_log_index.unwrap_or(0),
-        commit_index: metrics.local_committed.map_or(0, |id| id.index()),
-        applied_index: metrics.last_applied.map_or(0, |id| id.index()),
-        followers,
-        records: replica.reader.records_count(),
-        replicas: members
-            .map(|m| pb::ReplicaPriority { node_id: m.node.0, priority: m.priority.0 })
-            .collect(),
+impl StatusHub {
+    /// Role and health, as gateways and operators are told. A leader that cannot serve is none: one whose first entry is
+    /// not committed yet, and one that a majority has not answered for long, which openraft lets lead on.
+    fn shown(&self, replica: &Replica, metrics: &RaftMetrics) -> (Role, Health) {
+        let health = health_of(metrics);
+        match role_of(metrics) {
+            Role::Leader if metrics.current_leader != Some(replica.me.0) => (Role::Candidate, health),
+            Role::Leader if self.is_cut_off(replica, metrics) => (Role::Candidate, Health::Unhealthy),
+            role => (role, health),
+        }
+    }
+
+    fn is_cut_off(&self, replica: &Replica, metrics: &RaftMetrics) -> bool {
+        let alone = replica.members.len() == 1;
+        !alone
+            && metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() > self.0.cut_off_after)
+    }
+
+    fn replica_status(&self, replica: &Replica) -> pb::ReplicaStatus {
+        let metrics = replica.raft_metrics();
+        let (role, health) = self.shown(replica, &metrics);
+        let leads = role == Role::Leader;
+        let others = replica.members.iter().filter(|m| m.node != replica.me && leads);
+        let followers = others
+            .map(|m| {
+                let lag = replica.lag_of(&metrics, m.node);
+                pb::FollowerLag { node_id: m.node.0, entries: lag.map(|l| l.0), bytes: lag.map(|l| l.1) }
+            })
+            .collect();
+        let members = replica.members.iter();
+        let own = replica.members.iter().find(|m| m.node == replica.me);
+        pb::ReplicaStatus {
+            partition_id: replica.partition.0,
+            role: role as i32,
+            health: health as i32,
+            priority: own.map_or(0, |m| m.priority.0),
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            commit_index: metrics.local_committed.map_or(0, |id| id.index()),
+            applied_index: metrics.last_applied.map_or(0, |id| id.index()),
+            followers,
+            records: replica.reader.records_count(),
+            replicas: members
+                .map(|m| pb::ReplicaPriority { node_id: m.node.0, priority: m.priority.0 })
+                .collect(),
+        }
     }
 }

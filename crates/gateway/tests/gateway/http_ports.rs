@@ -129,7 +129,7 @@ async fn a_rebalance_works_while_a_broker_is_away() {
 
     let (_, location) = rebalance(&harness).await;
     let again = finished_run(&harness, &location.unwrap()).await;
-    assert_eq!(again["partitions"][0]["result"], "ALREADY_LEADER");
+    assert_eq!(again["partitions"][0]["result"], "UNREACHABLE");
     let topology = http("GET", harness.addresses.api, "/v2/topology").await.json();
     let nodes: Vec<_> = topology["brokers"].as_array().unwrap().iter().map(|b| b["nodeId"].clone()).collect();
     assert_eq!(nodes, [0, 2], "as Zeebe, only those that can be reached");
