@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::drain::{DrainedBrokers, DrainedSince, Undrainable, may_drain, upkeep};
 use crate::planner::Policy;
+use crate::rebalance::refused;
 use crate::rebalance_record::timestamp;
 use crate::rebalance_request::{RebalanceRequest, RunSettings};
 use crate::rebalance_runner::{Accepted, NotStarted, Rebalancer};
@@ -138,7 +139,8 @@ impl Drains {
 
     /// The planner gives each of these to the best of the others, or spreads them when priorities do not decide.
     fn move_away_request(&self, led: BTreeSet<PartitionId>) -> RebalanceRequest {
-        let policy = if self.topology().priority_election { Policy::Primary } else { Policy::EvenCount };
+        let by_priority = refused(&self.topology(), Policy::Primary).is_none();
+        let policy = if by_priority { Policy::Primary } else { Policy::EvenCount };
         let settings = RunSettings { policy, partitions: Some(led), ..RunSettings::default() };
         RebalanceRequest { settings, ..RebalanceRequest::default() }
     }

@@ -64,7 +64,7 @@ const AUTOMATIC_OUTCOMES: [&str; 12] = [
 ];
 
 /// What may become of a partition in a run.
-const ALL_PARTITION_RESULTS: [PartitionResult; 13] = [
+const ALL_PARTITION_RESULTS: [PartitionResult; 15] = [
     PartitionResult::Transferred,
     PartitionResult::AlreadyLeader,
     PartitionResult::Cancelled,
@@ -77,7 +77,9 @@ const ALL_PARTITION_RESULTS: [PartitionResult; 13] = [
     PartitionResult::ReplicationTimedOut,
     PartitionResult::TimeoutNowExhausted,
     PartitionResult::LeaderChanged,
+    PartitionResult::LeaderInitializing,
     PartitionResult::NoLeader,
+    PartitionResult::PauseFailed,
 ];
 
 /// How often the recorder's upkeep must run: it drains what histograms have collected.
