@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::Value;
 
+use crate::fixed_distribution;
 use crate::harness::{Answer, Cluster, Load, Spec, http, leads_per_broker, wait_until};
 
 async fn drain(cluster: &Cluster, method: Method, node: u64) -> Answer {
@@ -71,5 +72,16 @@ async fn a_drained_broker_leads_on_where_nobody_else_can() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let shown = broker(&cluster, 1).await.unwrap();
     assert_eq!((&shown["drained"], &shown["leaders"]), (&true.into(), &1.into()), "{shown}");
+    cluster.client().put("k", "still served", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_drained_where_no_partition_has_a_primary_too() {
+    let layout: [&[&str]; 2] = [&["0", "1", "2"], &["1", "2", "0"]];
+    let cluster = Cluster::start(fixed_distribution::spec(&layout)).await;
+    let first = cluster.topology().await.partitions[0].leader.unwrap();
+    let answer = drain(&cluster, Method::PUT, first).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    until_drained(&cluster, usize::try_from(first).unwrap()).await;
     cluster.client().put("k", "still served", None).await.unwrap();
 }

@@ -14,7 +14,7 @@ fn fixed(layout: &[&[&str]]) -> Value {
     Value::Array(layout.iter().enumerate().map(entry).collect())
 }
 
-fn spec(layout: &[&[&str]]) -> Spec {
+pub fn spec(layout: &[&[&str]]) -> Spec {
     Spec::new(3, u32::try_from(layout.len()).unwrap())
         .broker("partitioning.scheme", "fixed")
         .broker("partitioning.fixed", fixed(layout))
