@@ -27,7 +27,7 @@ use crate::rebalance::{
     refused,
 };
 use crate::rebalance_events::RunEvents;
-use crate::rebalance_journal::Journal;
+use crate::rebalance_journal::{Journal, Lost};
 use crate::rebalance_record::{
     ActiveRun, BalanceJson, Run, RunHead, RunJson, Transition, balance, outcome_of_plan, timestamp,
 };
@@ -402,17 +402,21 @@ impl Rebalancer {
         self.0.tasks.spawn(async move {
             let began = Instant::now();
             let lost = journal.lost.clone();
-            let carried_out = async {
-                if let Some((result, partitions)) = this.carry_out(run, &journal).await {
+            let carried_out = tokio::select! {
+                biased;
+                carried_out = this.carry_out(run, &journal) => carried_out,
+                () = lost.cancelled() => Err(Lost),
+            };
+            match carried_out {
+                Ok(Some((result, partitions))) => {
                     metric_definitions::rebalance_runs(result.name()).increment(1);
                     metric_definitions::rebalance_run_seconds().record(began.elapsed());
                     tracing::info!(run = id, result = result.name(), partitions, "rebalance finished");
                 }
-            };
-            tokio::select! {
-                biased;
-                () = carried_out => {}
-                () = lost.cancelled() => tracing::warn!(run = id, "another gateway carries this rebalance on"),
+                Ok(None) => {
+                    tracing::info!(run = id, "this gateway stops: another one carries the rebalance on")
+                }
+                Err(Lost) => tracing::warn!(run = id, "another gateway carries this rebalance on"),
             }
             *this.0.driving.lock() = None;
             if let Err(error) = this.0.runs.forget_old(SystemTime::now()).await {
@@ -421,8 +425,8 @@ impl Rebalancer {
         });
     }
 
-    /// How the run ended, and of how many partitions; `None` when it is left to another gateway.
-    async fn carry_out(&self, run: Run, journal: &Journal) -> Option<(RunResult, usize)> {
+    /// How the run ended, and of how many partitions; `None` when this gateway stops and leaves it to another one.
+    async fn carry_out(&self, run: Run, journal: &Journal) -> Result<Option<(RunResult, usize)>, Lost> {
         let settings = &run.head.settings;
         let transfers = Transfers { router: Arc::clone(&self.0.router), settings: settings.clone() };
         let partitions_count = self.topology().partitions_count;
@@ -472,10 +476,12 @@ impl Rebalancer {
             .filter_map(|planned| run.outcome(planned.partition).or_else(|| outcomes.get(&planned.partition)))
             .collect();
         if all.len() < run.plan.len() {
-            tracing::info!(run = run.head.id, "this gateway stops: another one carries the rebalance on");
-            // When this fails, its silence tells.
-            let _ = journal.release().await;
-            return None;
+            // Partitions are left out only then, or when the journal is lost.
+            if !self.0.stopping.is_cancelled() {
+                return Err(Lost);
+            }
+            journal.release().await?;
+            return Ok(None);
         }
         let mut results: BTreeMap<String, u64> = BTreeMap::new();
         for outcome in &all {
@@ -484,8 +490,8 @@ impl Rebalancer {
         let result = RunResult::of(&all, journal.cancelled.is_cancelled());
         let finished_at = Some(timestamp(SystemTime::now()));
         let head = RunHead { finished_at, result: Some(result), results, ..run.head.clone() };
-        journal.finish(head).await.ok()?;
-        Some((result, run.plan.len()))
+        journal.finish(head).await?;
+        Ok(Some((result, run.plan.len())))
     }
 
     /// Looks for runs whose gateway is gone, until this gateway stops, and carries them on.
