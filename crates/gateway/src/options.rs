@@ -213,7 +213,7 @@ impl Settings for Options {
         ("cluster.brokers", "Every broker as NODE_ID=HOST:PORT, the port being its gRPC port"),
         ("network.host", "Address that all three listeners bind to"),
         ("network.port", "Port for gRPC"),
-        ("network.api_port", "Port for the HTTP API and the console"),
+        ("network.api_port", "Port for the HTTP API"),
         ("network.monitoring_port", "Port for metrics, health and POST /actuator/rebalance"),
         ("routing.park_timeout", "How long a request may wait for a leader or an answer before it fails"),
         ("routing.parked_bytes_max", "Bytes of writes that may wait at once; more are refused as overload"),

@@ -54,7 +54,7 @@ pub enum DataDirectoryError {
     NewerFormat { path: PathBuf, found: u32 },
     #[error(
         "data folder {path}: {IDENTITY_FILE} is missing beside data; \
-         restore it, or empty the folder so that this broker's replicas are rebuilt from the others"
+         put the file back; do not empty the folder: the broker would forget votes and records that it has promised"
     )]
     IdentityMissing { path: PathBuf },
     #[error("data folder {path}: {IDENTITY_FILE} cannot be read ({source}); restore it from a copy")]

@@ -84,8 +84,8 @@ pub enum OpenStoreError {
     )]
     NewerFormat { path: PathBuf, found: u32 },
     #[error(
-        "state database {path}: {source}; check the disk, or remove the whole data folder so that this broker's \
-         replicas are rebuilt from the others"
+        "state database {path}: {source}; check the disk, and leave the broker stopped meanwhile: the others \
+         serve; do not empty its data folder: it would forget votes and records that it has promised"
     )]
     Damaged { path: PathBuf, source: io::Error },
 }

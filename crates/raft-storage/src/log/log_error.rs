@@ -9,8 +9,9 @@ pub enum OpenLogError {
     #[error("log {path}: cannot {action}: {source}; check the disk, its free space and the permissions", path = .path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "log segment {path} is corrupt at byte {offset}: {what}; acknowledged records may be lost here. Restore the \
-         broker's data folder from a copy, or empty it and let the broker rejoin under a new node id",
+        "log segment {path} is corrupt at byte {offset}: {what}; acknowledged records may be lost here. Put the file back \
+         as it was, and leave the broker stopped until then: the others serve. Do not empty its data folder: it \
+         would forget votes and records that it has promised",
         path = .path.display()
     )]
     Corrupt { path: PathBuf, offset: u64, what: String },
@@ -20,14 +21,16 @@ pub enum OpenLogError {
     )]
     NewerFormat { path: PathBuf, found: u32, supported: u32 },
     #[error(
-        "log segment {path} is missing; the segments before and after it are there. Put the file back, or empty the \
-         data folder and let the broker rejoin under a new node id",
+        "log segment {path} is missing; the segments before and after it are there. Put the file back, and \
+         leave the broker stopped until then: the others serve. Do not empty its data folder: it would forget votes and \
+         records that it has promised",
         path = .path.display()
     )]
     MissingSegment { path: PathBuf },
     #[error(
-        "log {path}: entry {index} of group {group} is in no segment; put missing segments back, or empty the data \
-         folder and let the broker rejoin under a new node id",
+        "log {path}: entry {index} of group {group} is in no segment; put missing segments back, and leave the broker \
+         stopped until then: the others serve. Do not empty its data folder: it would forget votes and records that it \
+         has promised",
         path = .path.display()
     )]
     MissingEntry { path: PathBuf, group: u32, index: u64 },

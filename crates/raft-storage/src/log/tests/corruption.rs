@@ -81,7 +81,9 @@ async fn a_bad_frame_before_a_good_one_is_refused_with_file_and_offset() {
     );
     let text = refused.to_string();
     assert!(
-        text.contains(&format!("at byte {bad}")) && text.contains("checksum") && text.contains("Restore"),
+        text.contains(&format!("at byte {bad}"))
+            && text.contains("checksum")
+            && text.contains("Put the file back"),
         "{text}"
     );
 }
