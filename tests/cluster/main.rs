@@ -22,6 +22,7 @@ mod orderly_stop;
 mod ownership;
 mod readme;
 mod rebalancing;
+mod rebuilding;
 mod records;
 mod recovery;
 mod run_outcomes;

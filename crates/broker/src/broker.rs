@@ -9,10 +9,12 @@ use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
+use evenkeel_raft_storage::disk::RealDisk;
+use evenkeel_raft_storage::log::affected_groups;
 use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
 use evenkeel_raft_storage::{
-    DataDirectory, DataDirectoryError, LogOptions, OpenLogError, OpenPartitionError, OpenStoreError,
-    SharedLog, StateStore, StoreOptions,
+    Affected, DataDirectory, DataDirectoryError, Forgotten, LogOptions, OpenLogError, OpenPartitionError,
+    OpenStoreError, PartitionReader, Rebuild, RebuildError, SharedLog, StateStore, StoreOptions,
 };
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
 use futures::StreamExt;
@@ -37,6 +39,7 @@ use crate::network::Network;
 use crate::options::{Options, OptionsError, Validated};
 use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
 use crate::raft_service::RaftService;
+use crate::rebuilding::{self, Marks, REPLICAS_MIN, Rebuilding};
 use crate::replica::{Raft, Replica};
 use crate::replicas::Replicas;
 use crate::status::{Identity, StatusHub};
@@ -66,6 +69,17 @@ pub enum BrokerError {
     Listen { key: &'static str, address: String, source: std::io::Error },
     #[error("data.directory: {0}")]
     DataDirectory(#[from] DataDirectoryError),
+    #[error("{what}. {remedy}. An emptied data folder would forget votes and records that it has promised")]
+    Damaged { what: String, remedy: String },
+    #[error(
+        "partition {partition} has fewer than {REPLICAS_MIN} replicas: the others cannot tell what this one promised, so \
+         it cannot be rebuilt from them; put its files back as they were"
+    )]
+    TooFewPeers { partition: u32 },
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    #[error("data.directory = {directory}: which replicas are being rebuilt cannot be read ({source})")]
+    ReadRebuilding { directory: String, source: std::io::Error },
     #[error(transparent)]
     Log(#[from] OpenLogError),
     #[error(transparent)]
@@ -112,18 +126,20 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         options.cluster.node_id,
         options.cluster.partitions,
     )?);
-    let (log, store) = open_storage(&options, &data).await?;
+    let unreadable =
+        |source| BrokerError::ReadRebuilding { directory: options.data.directory.clone(), source };
+    let marks = Arc::new(Marks::read(data.clone()).map_err(unreadable)?);
+    let (log, store) = open_storage(&options, &validated, &data).await?;
 
     let (stop_tx, stop) = Stop::new();
     let peers = connect_peers(&validated)?;
     let elector = new_elector(&options);
-    let started = start_replicas(&options, &validated, &log, &store, &peers).await?;
+    let started = start_replicas(&options, &validated, &log, &store, &peers, &marks.groups().await).await?;
     let replicas = Replicas::new(started, elector.clone());
-    for replica in replicas.iter() {
+    for replica in replicas.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
         // Only the founding entry: nobody has led yet.
         let new = replica.raft_metrics().last_log_index.unwrap_or(0) == 0;
-        let rank = replica.members.iter().position(|m| m.node == replica.me).unwrap_or(0);
-        elector.add(replica.partition, u32::try_from(rank).unwrap_or(u32::MAX), new);
+        elector.add(replica.partition, replica.rank(), new);
     }
     let handover = Handover { peers: peers.clone(), limits: limits(&options), policy: policy(&options) };
     let address = &validated.brokers[&validated.node];
@@ -148,6 +164,17 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     background.spawn(monitoring::keep_up(prometheus.clone(), stop.clone()));
     for replica in replicas.iter() {
         background.spawn(leadership::follow(replica.clone(), elector.clone(), status.clone()));
+        if replica.rebuilding.is_under_way() {
+            let (peers, marks) = (peers.clone(), marks.clone());
+            background.spawn(rebuilding::bring_back(
+                replica.clone(),
+                peers,
+                marks,
+                elector.clone(),
+                status.clone(),
+                stop.clone(),
+            ));
+        }
     }
     let in_flight = Arc::new(Semaphore::new(options.limits.in_flight_writes_max));
     let broker_service = BrokerService {
@@ -202,19 +229,87 @@ async fn listen(key: &'static str, host: &str, port: u16) -> Result<TcpListener,
 
 async fn open_storage(
     options: &Options,
+    validated: &Validated,
     data: &DataDirectory,
 ) -> Result<(SharedLog, StateStore), BrokerError> {
+    let (log_options, store_options) = storage_options(options, data);
+    let (log_directory, state_directory) = (data.log_directory(), data.state_directory());
+    let hosted = hosted(validated);
+    let open = move || -> Result<_, BrokerError> {
+        let log = SharedLog::open_on_disk(log_options).map_err(|error| {
+            let affected = error.is_damage().then(|| affected_groups(&RealDisk, &log_directory));
+            match affected {
+                // What cannot even be read may concern anything.
+                Some(affected) => damaged(&error, affected.unwrap_or(Affected::All), &hosted),
+                None => error.into(),
+            }
+        })?;
+        let store = StateStore::open(state_directory, store_options).map_err(|error| {
+            // Its tables hold rows of all partitions.
+            if error.is_damage() { damaged(&error, Affected::All, &hosted) } else { error.into() }
+        })?;
+        Ok((log, store))
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|e| BrokerError::Serve(e.to_string()))?
+}
+
+fn storage_options(options: &Options, data: &DataDirectory) -> (LogOptions, StoreOptions) {
     let mut log_options = LogOptions::new(data.log_directory());
     log_options.segment_bytes_max = options.data.segment_bytes_max;
     log_options.cache_bytes_max = options.data.log_cache_bytes_max;
     let store_options =
         StoreOptions { changes_retained_max: options.data.changes_retained_max, ..Default::default() };
-    let state_directory = data.state_directory();
-    let open = move || -> Result<_, BrokerError> {
-        let log = SharedLog::open_on_disk(log_options)?;
-        Ok((log, StateStore::open(state_directory, store_options)?))
+    (log_options, store_options)
+}
+
+fn damaged(what: &impl std::fmt::Display, affected: Affected, hosted: &Hosted) -> BrokerError {
+    let remedy = match too_few_peers(&affected, hosted) {
+        Some(partition) => format!(
+            "Put the file back as it was: partition {partition} has too few replicas to rebuild this one from its peers"
+        ),
+        None => format!(
+            "The others serve meanwhile; fetch what is damaged from them: `evenkeel broker rebuild --config FILE \
+             {affected}`, then start the broker again"
+        ),
     };
-    tokio::task::spawn_blocking(open).await.map_err(|e| BrokerError::Serve(e.to_string()))?
+    BrokerError::Damaged { what: what.to_string(), remedy }
+}
+
+/// A partition that cannot be rebuilt: without the replica that forgets, no majority is left to tell what it promised.
+fn too_few_peers(affected: &Affected, hosted: &Hosted) -> Option<PartitionId> {
+    let few = |(partition, members): &&(PartitionId, Vec<Member>)| {
+        affected.contains(partition.0) && members.len() < REPLICAS_MIN
+    };
+    hosted.iter().find(few).map(|(partition, _)| *partition)
+}
+
+/// Makes the replicas in `named` of this broker, which must not run, forget everything; with none named, those that are
+/// damaged. When it starts again it fetches them from their peers.
+///
+/// # Errors
+/// When the broker runs, more is damaged than was named, a partition has no majority without this replica, or the disk
+/// fails.
+pub async fn rebuild(options: Options, named: Affected) -> Result<Forgotten, BrokerError> {
+    let validated = options.validate()?;
+    let cluster = &options.cluster;
+    let data = DataDirectory::open_for_rebuild(
+        &options.data.directory,
+        &cluster.id,
+        cluster.node_id,
+        cluster.partitions,
+    )?;
+    let hosted = hosted(&validated);
+    if let Some(partition) = too_few_peers(&named, &hosted) {
+        return Err(BrokerError::TooFewPeers { partition: partition.0 });
+    }
+    let (log, store) = storage_options(&options, &data);
+    let groups = hosted.iter().map(|(partition, _)| partition.0);
+    let rebuild = Rebuild { data: &data, hosted: groups.collect(), log, store };
+    let plan = rebuild.plan(&named)?;
+    if let Some(partition) = too_few_peers(&plan, &hosted) {
+        return Err(BrokerError::TooFewPeers { partition: partition.0 });
+    }
+    Ok(rebuild.forget(&plan).await?)
 }
 
 fn connect_peers(validated: &Validated) -> Result<Peers, BrokerError> {
@@ -265,25 +360,54 @@ async fn start_replicas(
     log: &SharedLog,
     store: &StateStore,
     peers: &Peers,
+    forgotten: &BTreeSet<u32>,
 ) -> Result<Vec<Arc<Replica>>, BrokerError> {
     let config = raft_config(options);
     let me = validated.node;
     let mut started = Vec::new();
-    for (partition, members) in hosted(validated) {
+    let hosted = hosted(validated);
+    for (partition, members) in hosted.clone() {
         let group = partition.0;
         let (state_machine, reader) = store.partition(group)?;
         let mut log = log.group(group);
+        check_state_reaches_log(group, &log, &reader, &hosted)?;
         found(&mut log, &members).await.map_err(|source| BrokerError::Found { partition: group, source })?;
         let network = Network { group, me, peers: peers.clone() };
         let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
         let raft = raft.map_err(|source| BrokerError::Raft { partition: group, source })?;
-        started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members)));
+        let rebuilding = match forgotten.contains(&group) {
+            true => Rebuilding::begun(members.len()),
+            false => Rebuilding::done(),
+        };
+        started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members, rebuilding)));
     }
     Ok(started)
 }
 
-/// The groups that this broker has a replica of, each with its whole replica set, highest priority first.
-fn hosted(validated: &Validated) -> Vec<(PartitionId, Vec<Member>)> {
+/// The state database may have lost its newest writes, which the log has; but not what the log has no more.
+fn check_state_reaches_log(
+    group: u32,
+    log: &GroupLog,
+    reader: &PartitionReader,
+    hosted: &Hosted,
+) -> Result<(), BrokerError> {
+    let purged = log.state().last_purged_log_id.map_or(0, |purged| purged.index);
+    let applied = *reader.applied().borrow();
+    if applied >= purged {
+        return Ok(());
+    }
+    let what = format!(
+        "state database: partition {group} is at position {applied}, and the log begins after {purged}: what lies \
+         between is lost"
+    );
+    Err(damaged(&what, Affected::Groups([group].into()), hosted))
+}
+
+/// Replicas of a broker: each group with its whole replica set, highest priority first.
+type Hosted = Vec<(PartitionId, Vec<Member>)>;
+
+/// The groups that this broker has a replica of.
+fn hosted(validated: &Validated) -> Hosted {
     let me = validated.node;
     let nodes: Vec<NodeId> = validated.brokers.keys().copied().collect();
     let system = (SYSTEM_GROUP, Distribution::system_group(&nodes));

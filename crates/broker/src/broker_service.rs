@@ -173,6 +173,10 @@ impl BrokerService {
         let replica = replica.ok_or_else(|| ReadRefusal::Refused(unknown_partition(partition)))?;
         if !stale {
             replica.confirm_leadership().await?;
+        } else if replica.rebuilding.is_under_way() {
+            // Stale is old, not empty: another replica has more.
+            let detail = format!("partition {partition} is being rebuilt on this broker");
+            return Err(ReadRefusal::Refused(refused(Reason::Stopped, detail)));
         }
         Ok(replica.clone())
     }

@@ -19,6 +19,7 @@ mod network;
 pub mod options;
 mod peer;
 mod raft_service;
+mod rebuilding;
 mod replica;
 mod replicas;
 mod snapshot_transfer;
@@ -28,5 +29,6 @@ mod stop;
 pub mod transfer;
 mod wire;
 
-pub use broker::{BrokerError, run};
+pub use broker::{BrokerError, rebuild, run};
+pub use evenkeel_raft_storage::{Affected, Forgotten};
 pub use options::{Options, OptionsError, Validated};

@@ -109,6 +109,10 @@ fn describe() {
     );
     describe_gauge!("evenkeel_partition_records", "Records in the partition, as applied here.");
     describe_gauge!("evenkeel_partition_priority", "Priority of this broker's replica.");
+    describe_gauge!(
+        "evenkeel_replica_rebuilding",
+        "1 while this broker's replica is fetched from its peers and has no vote; absent when it never was."
+    );
     describe_counter!("evenkeel_role_changes_total", "Role changes of this broker's replica.");
     describe_counter!(
         "evenkeel_elections_won_total",
@@ -296,6 +300,11 @@ pub fn committed(partition: u32, entries: u64) {
 
 pub fn leadership_loaded(partition: u32) {
     counter!("evenkeel_leaderships_loaded_total", &partition_labels(partition)).increment(1);
+}
+
+/// Whether this broker's replica forgot its past and does not count yet.
+pub fn rebuilding(partition: u32, under_way: bool) {
+    gauge!("evenkeel_replica_rebuilding", &partition_labels(partition)).set(f64::from(u8::from(under_way)));
 }
 
 pub fn leadership_unloaded(partition: u32) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::raft_server;
 use evenkeel_raft_storage::TypeConfig;
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::network::OUTSTANDING_MAX;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
-use crate::{snapshot_transfer, wire};
+use crate::{rebuilding, snapshot_transfer, wire};
 
 /// Results waiting for the connection. A full queue slows the reading of requests down, which is the bound.
 const RESULTS_MAX: usize = 16_384;
@@ -39,6 +40,11 @@ fn not_hosted(group: u32) -> String {
     )
 }
 
+/// An error rather than a refusal, which openraft would read a vote from.
+fn has_no_vote(group: u32) -> Status {
+    Status::unavailable(format!("the replica of partition {group} is being rebuilt here and has no vote"))
+}
+
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     type ExchangeStream = BoxStream<'static, Result<pb::AppendResultFrame, Status>>;
@@ -57,6 +63,9 @@ impl raft_server::Raft for RaftService {
         let request = request.into_inner();
         let replica = self.replica(request.group)?;
         replica.metrics.message_received(if request.pre_vote { "PollRequest" } else { "VoteRequest" });
+        if replica.rebuilding.is_under_way() {
+            return Err(has_no_vote(request.group));
+        }
         let ask =
             wire::vote_request_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let answer =
@@ -77,6 +86,9 @@ impl raft_server::Raft for RaftService {
         let request = request.into_inner();
         let replica = self.replica(request.group)?;
         replica.metrics.message_received("TransferRequest");
+        if replica.rebuilding.is_under_way() {
+            return Err(has_no_vote(request.group));
+        }
         let ask = wire::transfer_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let answer = replica.raft.handle_transfer_leader(ask).await;
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
@@ -96,11 +108,23 @@ impl raft_server::Raft for RaftService {
         let replica = self.replica(group)?;
         let metrics = replica.raft_metrics();
         let reason = match &metrics.running_state {
+            Ok(()) if replica.rebuilding.is_under_way() => {
+                format!("the replica of partition {group} is being rebuilt and has no vote")
+            }
             Ok(()) => String::new(),
             Err(fatal) => format!("the replica of partition {group} stopped: {fatal}"),
         };
         let last_log_id = metrics.last_log_index.map(|index| pb::LogId { index, ..Default::default() });
         Ok(Response::new(pb::ProbeResponse { ready: reason.is_empty(), last_log_id, reason }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        let request = request.into_inner();
+        let replica = self.replica(request.group)?;
+        Ok(Response::new(rebuilding::tell(replica, NodeId(request.node_id)).await))
     }
 }
 
@@ -154,6 +178,10 @@ impl Receiver {
             Ok(request) => request,
             Err(error) => return Some(unavailable(group, stream, error.to_string())),
         };
+        if let Some(refusal) = replica.rebuilding.refusal(replica.partition, &request.vote) {
+            self.streams.remove(&key);
+            return Some(unavailable(group, stream, refusal));
+        }
         let queue = self.streams.entry(key).or_insert_with(|| {
             let (tx, rx) = mpsc::channel(OUTSTANDING_MAX + 1);
             tokio::spawn(serve_stream(
@@ -211,6 +239,9 @@ async fn heartbeat(replicas: Replicas, request: pb::AppendRequest) -> pb::Append
         Ok(request) => request,
         Err(error) => return unavailable(group, stream, error.to_string()),
     };
+    if let Some(refusal) = replica.rebuilding.refusal(replica.partition, &request.vote) {
+        return unavailable(group, stream, refusal);
+    }
     let prev = request.prev_log_id;
     match replica.raft.append_entries(request).await {
         Ok(openraft::raft::AppendEntriesResponse::Conflict) if prev.is_none() => {

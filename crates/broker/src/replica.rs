@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
 use crate::distribution::Replica as Member;
 use crate::leadership::{Leadership, Tenure};
 use crate::metric_definitions::ReplicaMetrics;
+use crate::rebuilding::Rebuilding;
 
 /// openraft, filled in.
 pub type Raft = openraft::Raft<TypeConfig, PartitionStateMachine>;
@@ -51,6 +52,8 @@ pub struct Replica {
     pub members: Vec<Member>,
     pub metrics: ReplicaMetrics,
     pub leadership: Leadership,
+    /// Says whether the replica has forgotten its past and does not count yet.
+    pub rebuilding: Rebuilding,
     gate: Arc<RwLock<()>>,
     transfer: Arc<Mutex<()>>,
     /// Term in which a transfer was given up after its target had been told to stand: the target might still
@@ -66,6 +69,7 @@ impl Replica {
         log: GroupLog,
         reader: PartitionReader,
         members: Vec<Member>,
+        rebuilding: Rebuilding,
     ) -> Self {
         Self {
             partition,
@@ -76,10 +80,17 @@ impl Replica {
             members,
             metrics: ReplicaMetrics::new(partition.0),
             leadership: Leadership::new(partition),
+            rebuilding,
             gate: Arc::default(),
             transfer: Arc::default(),
             lease_void_in_term: AtomicU64::new(0),
         }
+    }
+
+    /// How many replicas have a higher priority.
+    pub fn rank(&self) -> u32 {
+        let rank = self.members.iter().position(|member| member.node == self.me).unwrap_or(0);
+        u32::try_from(rank).unwrap_or(u32::MAX)
     }
 
     /// A copy of openraft's newest metrics.

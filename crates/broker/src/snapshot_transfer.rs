@@ -106,6 +106,9 @@ pub async fn receive(
     let vote =
         header.vote.as_ref().ok_or_else(|| Status::invalid_argument("snapshot header without vote"))?;
     let vote = wire::vote_from_wire(vote);
+    if let Some(refusal) = replica.rebuilding.refusal(replica.partition, &vote) {
+        return Err(Status::unavailable(refusal));
+    }
     let last_membership = serde_json::from_slice(&header.last_membership)
         .map_err(|e| Status::invalid_argument(format!("snapshot membership does not parse: {e}")))?;
     let meta = SnapshotMeta {

@@ -181,6 +181,8 @@ impl StatusHub {
     fn shown(&self, replica: &Replica, metrics: &RaftMetrics) -> (Role, Health) {
         let health = health_of(metrics);
         match role_of(metrics) {
+            // It takes part in nothing but replication.
+            _ if replica.rebuilding.is_under_way() => (Role::Inactive, Health::Unhealthy),
             Role::Leader if metrics.current_leader != Some(replica.me.0) => (Role::Candidate, health),
             Role::Leader if self.is_cut_off(replica, metrics) => (Role::Candidate, Health::Unhealthy),
             role => (role, health),

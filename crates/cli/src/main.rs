@@ -37,6 +37,7 @@ mod put;
 mod rebalance;
 mod rebalance_follow;
 mod rebalance_report;
+mod rebuild;
 mod record_output;
 mod serve;
 mod server_events;
@@ -75,8 +76,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Start a cluster, kill a broker under load, rebalance, and check that nothing was lost
     Demo(demo::DemoArgs),
-    /// Run a broker
-    Broker(serve::ServeArgs<evenkeel_broker::Options>),
+    /// Run a broker; `broker rebuild` has damaged replicas of a stopped one fetched from their peers
+    Broker(serve::BrokerArgs),
     /// Run a gateway
     Gateway(serve::ServeArgs<evenkeel_gateway::Options>),
     /// Show who leads each partition, who should, and who lags

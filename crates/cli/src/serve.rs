@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use evenkeel_broker::BrokerError;
 use evenkeel_gateway::GatewayError;
 use evenkeel_settings::{Settings, SettingsArgs, environment};
@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::outcome::{EXIT_USAGE, Failure, note};
 use crate::pid_file::PidFile;
+use crate::rebuild::{self, RebuildArgs};
 use crate::signals::stop_requested;
 
 /// What is logged unless `EVENKEEL_LOG` says otherwise.
@@ -38,8 +39,27 @@ pub struct ServeArgs<T: Settings> {
     settings: SettingsArgs<T>,
 }
 
-pub async fn broker(args: ServeArgs<evenkeel_broker::Options>) -> Result<(), Failure> {
-    serve(args, evenkeel_broker::run, BrokerError::is_configuration).await
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BrokerArgs {
+    #[command(subcommand)]
+    instead: Option<Instead>,
+    #[command(flatten)]
+    serve: ServeArgs<evenkeel_broker::Options>,
+}
+
+/// What to do with a broker instead of running it.
+#[derive(Debug, Subcommand)]
+enum Instead {
+    /// Make replicas of a stopped broker forget everything, damaged or not; it fetches them from its peers when it starts
+    Rebuild(Box<RebuildArgs>),
+}
+
+pub async fn broker(args: BrokerArgs) -> Result<(), Failure> {
+    match args.instead {
+        Some(Instead::Rebuild(rebuild)) => rebuild::run(*rebuild).await,
+        None => serve(args.serve, evenkeel_broker::run, BrokerError::is_configuration).await,
+    }
 }
 
 pub async fn gateway(args: ServeArgs<evenkeel_gateway::Options>) -> Result<(), Failure> {

@@ -4,12 +4,15 @@
 //! | --- | --- |
 //! | `identity.json` | format, cluster id, node id and broker uuid, written once |
 //! | `drained` | there while the broker is to lead nothing |
+//! | `rebuilding.json` | groups whose replicas here forgot their past and do not count yet |
+//! | `rebuild-unfinished` | there while replicas are made to forget: nothing else may use the folder |
 //! | `lock` | locked as long as a broker runs on the folder |
 //! | `log/` | the write-ahead log |
 //! | `state/` | the state database |
 //!
 //! A folder of another cluster or node is refused: its votes and log would make this broker break its promises.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,10 +20,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::types::GroupId;
+
 /// Version of the folder's layout and of the identity file.
 const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
 const DRAINED_FILE: &str = "drained";
+const REBUILDING_FILE: &str = "rebuilding.json";
+const UNFINISHED_FILE: &str = "rebuild-unfinished";
 const LOCK_FILE: &str = "lock";
 const LOG_FOLDER: &str = "log";
 const STATE_FOLDER: &str = "state";
@@ -57,6 +64,10 @@ pub enum DataDirectoryError {
          put the file back; do not empty the folder: the broker would forget votes and records that it has promised"
     )]
     IdentityMissing { path: PathBuf },
+    #[error(
+        "data folder {path}: a rebuild was cut short; give the same `evenkeel broker rebuild` command again"
+    )]
+    RebuildUnfinished { path: PathBuf },
     #[error("data folder {path}: {IDENTITY_FILE} cannot be read ({source}); restore it from a copy")]
     IdentityDamaged { path: PathBuf, source: serde_json::Error },
     #[error("data folder {path}: {source}; check that it can be created and written by this user")]
@@ -70,6 +81,13 @@ struct Identity {
     node_id: u64,
     partitions: u32,
     broker_uuid: Uuid,
+}
+
+/// What `rebuilding.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Rebuilding {
+    format: u32,
+    groups: BTreeSet<GroupId>,
 }
 
 /// Only what every format has, to be read before the rest.
@@ -103,6 +121,26 @@ impl DataDirectory {
         node_id: u64,
         partitions: u32,
     ) -> Result<Self, DataDirectoryError> {
+        let this = Self::open_for_rebuild(path, cluster_id, node_id, partitions)?;
+        let path = this.path.clone();
+        let io = |source| DataDirectoryError::Io { path: path.clone(), source };
+        if this.is_rebuild_unfinished().map_err(io)? {
+            return Err(DataDirectoryError::RebuildUnfinished { path });
+        }
+        for folder in [LOG_FOLDER, STATE_FOLDER] {
+            std::fs::create_dir_all(path.join(folder)).map_err(io)?;
+        }
+        sync_folder(&path).map_err(io)?;
+        Ok(this)
+    }
+
+    /// Like [`Self::open`], but also when a rebuild was cut short; makes no folders for log and state.
+    pub fn open_for_rebuild(
+        path: impl AsRef<Path>,
+        cluster_id: &str,
+        node_id: u64,
+        partitions: u32,
+    ) -> Result<Self, DataDirectoryError> {
         let path = path.as_ref().to_path_buf();
         let io = |source| DataDirectoryError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(io)?;
@@ -130,7 +168,7 @@ impl DataDirectory {
                     partitions,
                     broker_uuid: Uuid::new_v4(),
                 };
-                write_identity(&path, &identity).map_err(io)?;
+                write_whole(&path, IDENTITY_FILE, &identity).map_err(io)?;
                 identity
             }
             Err(error) => return Err(io(error)),
@@ -146,10 +184,6 @@ impl DataDirectory {
             let found = identity.partitions;
             return Err(DataDirectoryError::OtherPartitions { path, found, expected: partitions });
         }
-        for folder in [LOG_FOLDER, STATE_FOLDER] {
-            std::fs::create_dir_all(path.join(folder)).map_err(io)?;
-        }
-        sync_folder(&path).map_err(io)?;
         Ok(Self { path, broker_uuid: identity.broker_uuid, _lock: lock })
     }
 
@@ -176,16 +210,51 @@ impl DataDirectory {
     /// # Errors
     /// When the folder cannot be written; what was remembered before may or may not hold.
     pub fn set_drained(&self, drained: bool) -> io::Result<()> {
-        let path = self.path.join(DRAINED_FILE);
-        if drained {
-            File::create(path)?;
-        } else {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        set_flag(&self.path, DRAINED_FILE, drained)
+    }
+
+    /// The groups whose replicas here forgot their past and must not count before they know again what they did.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read; whoever cannot tell must not take part.
+    pub fn rebuilding(&self) -> io::Result<BTreeSet<GroupId>> {
+        let path = self.path.join(REBUILDING_FILE);
+        let json = match std::fs::read(&path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error),
+        };
+        let unreadable = |what: String| {
+            let text = format!("{} {what}; restore it or rebuild every partition with --all", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let IdentityFormat { format } =
+            serde_json::from_slice(&json).map_err(|error| unreadable(format!("cannot be read ({error})")))?;
+        if format > FORMAT {
+            return Err(unreadable(format!("has format {format}, newer than {FORMAT}")));
         }
-        sync_folder(&self.path)
+        let rebuilding: Rebuilding =
+            serde_json::from_slice(&json).map_err(|error| unreadable(format!("cannot be read ({error})")))?;
+        Ok(rebuilding.groups)
+    }
+
+    /// Remembers, durably, which groups' replicas do not count.
+    ///
+    /// # Errors
+    /// When the folder cannot be written; what was remembered before or this holds.
+    pub fn set_rebuilding(&self, groups: &BTreeSet<GroupId>) -> io::Result<()> {
+        let rebuilding = Rebuilding { format: FORMAT, groups: groups.clone() };
+        write_whole(&self.path, REBUILDING_FILE, &rebuilding)
+    }
+
+    /// Whether replicas were being made to forget when the process ended.
+    pub(crate) fn is_rebuild_unfinished(&self) -> io::Result<bool> {
+        self.path.join(UNFINISHED_FILE).try_exists()
+    }
+
+    /// Remembers, durably, whether replicas are being made to forget.
+    pub(crate) fn set_rebuild_unfinished(&self, unfinished: bool) -> io::Result<()> {
+        set_flag(&self.path, UNFINISHED_FILE, unfinished)
     }
 
     /// How much room the disk has that the folder is on.
@@ -222,17 +291,31 @@ fn read_identity(path: &Path, json: &[u8]) -> Result<Identity, DataDirectoryErro
 }
 
 /// Writes the file under another name, syncs it and renames it: it is there whole or not at all.
-fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
-    let unfinished = path.join(format!("{IDENTITY_FILE}.new"));
+fn write_whole(folder: &Path, name: &str, content: &impl Serialize) -> io::Result<()> {
+    let unfinished = folder.join(format!("{name}.new"));
     let mut file = File::create(&unfinished)?;
-    serde_json::to_writer_pretty(&mut file, identity)?;
+    serde_json::to_writer_pretty(&mut file, content)?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    std::fs::rename(&unfinished, path.join(IDENTITY_FILE))?;
-    sync_folder(path)
+    std::fs::rename(&unfinished, folder.join(name))?;
+    sync_folder(folder)
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+/// A file that says something by being there, durably.
+fn set_flag(folder: &Path, name: &str, set: bool) -> io::Result<()> {
+    let path = folder.join(name);
+    if set {
+        File::create(path)?;
+    } else {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_folder(folder)
+}
+
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

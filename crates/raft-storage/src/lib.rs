@@ -12,10 +12,12 @@ mod journal_syncer;
 pub mod log;
 pub mod metric_definitions;
 mod partition_reader;
+mod rebuild;
 mod records;
 mod request_ids;
 mod snapshot;
 mod snapshot_receiver;
+mod state_check;
 mod state_layout;
 mod state_machine;
 #[cfg(test)]
@@ -24,9 +26,12 @@ mod state_store;
 pub mod types;
 
 pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace};
-pub use log::{CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog};
+pub use log::{
+    Affected, CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog,
+};
 pub use metric_definitions::describe_metrics;
 pub use partition_reader::{Changes, ChangesError, PartitionReader};
+pub use rebuild::{Forgotten, Rebuild, RebuildError};
 pub use request_ids::CLIENTS_MAX;
 pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotChunks};
 pub use snapshot_receiver::SnapshotReceiver;

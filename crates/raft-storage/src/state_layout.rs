@@ -184,7 +184,7 @@ pub(crate) fn damaged(what: impl Into<String>) -> io::Error {
 
 pub(crate) fn io_error(error: fjall::Error) -> io::Error {
     match error {
-        fjall::Error::Io(error) => error,
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error,
         error => io::Error::other(error),
     }
 }

@@ -31,6 +31,7 @@ use crate::generation_cleaner::GenerationCleaner;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::partition_reader::PartitionReader;
 use crate::snapshot_receiver::SnapshotReceiver;
+use crate::state_check::{DamagedTable, find_damage, find_damaged_file};
 use crate::state_layout::{
     FORMAT, FORMAT_KEY, Kind, Numbers, PartitionRow, Scope, damaged, decode_membership, io_error,
     membership_key, row_key,
@@ -83,11 +84,19 @@ pub enum OpenStoreError {
          run the version that wrote it or a later one"
     )]
     NewerFormat { path: PathBuf, found: u32 },
-    #[error(
-        "state database {path}: {source}; check the disk, and leave the broker stopped meanwhile: the others \
-         serve; do not empty its data folder: it would forget votes and records that it has promised"
-    )]
-    Damaged { path: PathBuf, source: io::Error },
+    #[error("state database: table {path} is corrupt at byte {offset}: {what}", path = .path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: String },
+    #[error("state database {path}: {source}; check the disk, its free space and the permissions", path = .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("state database {path}: {what}", path = .path.display())]
+    Damaged { path: PathBuf, what: String },
+}
+
+impl OpenStoreError {
+    /// Whether something that was there is gone or does not check.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Damaged { .. })
+    }
 }
 
 /// Why a partition's state could not be opened.
@@ -124,12 +133,15 @@ impl StateStore {
     /// Opens or creates the database in `directory`. Blocks for disk reads and an fsync.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenStoreError> {
         let path = directory.as_ref().to_path_buf();
-        let damaged = |source| OpenStoreError::Damaged { path: path.clone(), source };
+        let damaged = |source: io::Error| not_opened(&path, fjall::Error::Io(source));
         let (database, state) = match open_database(&path, &options) {
             Ok(opened) => opened,
             Err(fjall::Error::Locked) => return Err(OpenStoreError::Locked { path }),
-            Err(error) => return Err(damaged(io_error(error))),
+            Err(error) => return Err(not_opened(&path, error)),
         };
+        if let Some(DamagedTable { path, offset, what }) = find_damage(&state).map_err(damaged)? {
+            return Err(OpenStoreError::Corrupt { path, offset, what });
+        }
         if let Some(found) = check_format(&state).map_err(damaged)? {
             return Err(OpenStoreError::NewerFormat { path, found });
         }
@@ -173,6 +185,24 @@ impl StateStore {
     /// Begins to receive a snapshot of a partition. What it receives is dropped unless it is installed.
     pub fn snapshot_receiver(&self, partition: GroupId) -> io::Result<SnapshotReceiver> {
         SnapshotReceiver::begin(Arc::clone(&self.inner), partition)
+    }
+
+    /// Forgets everything of these partitions, durably. None of them may be open. Blocks.
+    pub fn forget(&self, partitions: impl IntoIterator<Item = GroupId>) -> io::Result<()> {
+        let inner = &self.inner;
+        for partition in partitions {
+            let old = inner.read_row(partition)?.map_or(0, |row| row.generation);
+            let garbage = Scope { partition, generation: old };
+            let Scope { generation, .. } = inner.begin_generation(partition)?;
+            let row = PartitionRow { generation, changes_first: 1, ..PartitionRow::default() };
+            let mut write = inner.database.batch();
+            write.insert(&inner.state, row_key(partition), row.encode_to_vec());
+            write.remove(&inner.state, membership_key(partition));
+            write.insert(&inner.state, garbage.prefix(Kind::Garbage), []);
+            write.remove(&inner.state, Scope { partition, generation }.prefix(Kind::Garbage));
+            inner.commit(write)?;
+        }
+        inner.persist()
     }
 
     /// Generations of all partitions that are being filled or dropped.
@@ -246,6 +276,20 @@ fn open_database(path: &Path, options: &StoreOptions) -> fjall::Result<(Database
     let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let state = database.keyspace("state", create)?;
     Ok((database, state))
+}
+
+/// Names what is damaged, if that is the reason and can be found out.
+fn not_opened(path: &Path, error: fjall::Error) -> OpenStoreError {
+    let path = path.to_path_buf();
+    let source = match io_error(error) {
+        // Not what files that were cut or changed bring about.
+        source if source.raw_os_error().is_some() => return OpenStoreError::Io { path, source },
+        source => source,
+    };
+    match find_damaged_file(&path) {
+        Some(DamagedTable { path, offset, what }) => OpenStoreError::Corrupt { path, offset, what },
+        None => OpenStoreError::Damaged { path, what: source.to_string() },
+    }
 }
 
 fn decode_row(partition: GroupId, row: &[u8]) -> io::Result<PartitionRow> {

@@ -71,6 +71,10 @@ impl Cluster {
         self.folder.path().join(format!("broker-{node}"))
     }
 
+    pub fn config_file(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("broker-{node}.toml"))
+    }
+
     // ---- ways in
 
     /// A client of every gateway.

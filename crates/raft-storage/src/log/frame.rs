@@ -110,6 +110,30 @@ impl FrameHeader {
     }
 }
 
+impl FrameHeader {
+    /// What a header says, whatever its checksum, if it could be one of a frame with so much payload.
+    pub fn unchecked(bytes: &[u8; HEADER_BYTES], payload_bytes: usize) -> Option<Self> {
+        let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
+        let kind = Kind::from_code(bytes[9]).filter(|_| flags & !KNOWN_FLAGS == 0)?;
+        let fits = bytes[8] == MAGIC && read_u32(bytes, 4) as usize == payload_bytes;
+        fits.then(|| Self {
+            kind,
+            flags,
+            group: read_u32(bytes, 12),
+            term: read_u64(bytes, 16),
+            node: read_u64(bytes, 24),
+            index: read_u64(bytes, 32),
+        })
+    }
+}
+
+/// The header of a frame that consists of these parts, if it checks.
+pub fn decode_parts(head: &[u8; HEADER_BYTES], payload: &[u8], salt: Salt) -> Option<FrameHeader> {
+    let header = FrameHeader::unchecked(head, payload.len())?;
+    let crc = crc32c::crc32c_append(salt.checksum_start(), &head[4..]);
+    (crc32c::crc32c_append(crc, payload) == read_u32(head, 0)).then_some(header)
+}
+
 /// Why bytes are not a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {

@@ -56,6 +56,25 @@ impl GroupLog {
         })
     }
 
+    /// The log id of the entry with this index, when the log holds it.
+    pub fn log_id(&self, index: u64) -> Option<LogId> {
+        let core = self.log().core.lock();
+        let slot = core.groups.get(&self.group)?.slot(index)?;
+        Some(LogId::new(slot.leader, index))
+    }
+
+    /// Returns once everything that any group queued before is durable.
+    pub async fn flush(&self) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut core = self.log().core.lock();
+            core.check_usable()?;
+            core.wait(Waiter::Caller(sender));
+        }
+        self.log().wake_committer();
+        durable(receiver).await
+    }
+
     /// The last vote saved.
     pub fn vote(&self) -> Option<Vote> {
         self.log().core.lock().groups.get(&self.group).and_then(|group| group.vote)

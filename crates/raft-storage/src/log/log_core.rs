@@ -400,6 +400,11 @@ impl LogCore {
         self.evict();
     }
 
+    /// `waiter` is told when everything queued so far is durable.
+    pub fn wait(&mut self, waiter: Waiter) {
+        self.waiters.push(waiter);
+    }
+
     /// Makes a batch due even if only committed positions wait to ride with one.
     pub fn flush_all(&mut self) {
         self.flush_wanted = true;

@@ -1,17 +1,17 @@
 //! What can go wrong with the log: when it is opened, and while it runs.
+//!
+//! Of damage only what and where is said here; whoever opens the log knows how its replicas are rebuilt.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a log cannot be opened. Each says what to do.
+/// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLogError {
     #[error("log {path}: cannot {action}: {source}; check the disk, its free space and the permissions", path = .path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "log segment {path} is corrupt at byte {offset}: {what}; acknowledged records may be lost here. Put the file back \
-         as it was, and leave the broker stopped until then: the others serve. Do not empty its data folder: it \
-         would forget votes and records that it has promised",
+        "log segment {path} is corrupt at byte {offset}: {what}; acknowledged records may be lost here",
         path = .path.display()
     )]
     Corrupt { path: PathBuf, offset: u64, what: String },
@@ -21,16 +21,12 @@ pub enum OpenLogError {
     )]
     NewerFormat { path: PathBuf, found: u32, supported: u32 },
     #[error(
-        "log segment {path} is missing; the segments before and after it are there. Put the file back, and \
-         leave the broker stopped until then: the others serve. Do not empty its data folder: it would forget votes and \
-         records that it has promised",
+        "log segment {path} is missing; the segments before and after it are there",
         path = .path.display()
     )]
     MissingSegment { path: PathBuf },
     #[error(
-        "log {path}: entry {index} of group {group} is in no segment; put missing segments back, and leave the broker \
-         stopped until then: the others serve. Do not empty its data folder: it would forget votes and records that it \
-         has promised",
+        "log {path}: entry {index} of group {group} is in no segment: one that held it is missing",
         path = .path.display()
     )]
     MissingEntry { path: PathBuf, group: u32, index: u64 },
@@ -55,6 +51,13 @@ pub enum LogRefusal {
     Failed(std::sync::Arc<LogFailure>),
     #[error("the log is closed")]
     Closed,
+}
+
+impl OpenLogError {
+    /// Whether something that was there is gone or does not check.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::MissingSegment { .. } | Self::MissingEntry { .. })
+    }
 }
 
 impl From<LogRefusal> for io::Error {

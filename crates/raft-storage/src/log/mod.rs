@@ -32,7 +32,7 @@
 //!
 //! A frame that does not check, at the end of the last segment with nothing valid after it, is a torn write: it was
 //! never acknowledged, and is cut. Anything else that does not check is corruption and stops the start
-//! ([`recovery`]).
+//! ([`recovery`]). What it concerns is told by [`damage`]; [`forget`] writes the log anew without it.
 //!
 //! # Space
 //!
@@ -48,9 +48,11 @@
 //! about 100 ns per entry.
 
 mod committer;
+mod damage;
 mod entry_cache;
 mod entry_codec;
 mod entry_source;
+mod forget;
 mod frame;
 mod group_index;
 mod group_log;
@@ -64,6 +66,8 @@ mod shared_log;
 #[cfg(test)]
 mod tests;
 
+pub use damage::{Affected, affected_groups};
+pub use forget::{ForgetError, copy_without};
 pub use group_log::GroupLog;
 pub use log_error::{LogFailure, LogRefusal, OpenLogError};
 pub use shared_log::{CommitterDriver, LogOptions, SharedLog};

@@ -89,13 +89,17 @@ fn create_first(disk: &dyn Disk, directory: &Path, salt: Salt) -> Result<Recover
     Ok(Recovered { salt, segments: vec![first], groups: BTreeMap::new() })
 }
 
-fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> OpenLogError + 'a {
+pub(super) fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> OpenLogError + 'a {
     move |source| OpenLogError::Io { action, path: path.to_owned(), source }
 }
 
-struct Replay {
-    salt: Option<Salt>,
-    groups: BTreeMap<GroupId, GroupIndex>,
+/// The groups as the frames read so far tell.
+pub(super) struct Replay {
+    pub salt: Option<Salt>,
+    pub groups: BTreeMap<GroupId, GroupIndex>,
 }
 
 /// A segment's bytes while they are read.
@@ -227,7 +231,8 @@ fn read_checkpoint(
 }
 
 impl Replay {
-    fn apply(&mut self, header: &FrameHeader, location: Location) -> Result<(), Misfit> {
+    /// Takes one frame in.
+    pub(super) fn apply(&mut self, header: &FrameHeader, location: Location) -> Result<(), Misfit> {
         let group = self.groups.entry(header.group).or_default();
         let position = log_id(header.term, header.node, header.index);
         let named = (header.flags & NO_LOG_ID == 0).then_some(position);

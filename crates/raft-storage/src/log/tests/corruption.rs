@@ -80,12 +80,7 @@ async fn a_bad_frame_before_a_good_one_is_refused_with_file_and_offset() {
         "{refused}"
     );
     let text = refused.to_string();
-    assert!(
-        text.contains(&format!("at byte {bad}"))
-            && text.contains("checksum")
-            && text.contains("Put the file back"),
-        "{text}"
-    );
+    assert!(text.contains(&format!("at byte {bad}")) && text.contains("checksum"), "{text}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@ mod behaviour;
 mod corruption;
 mod crash;
 mod failure;
+mod forgetting;
 mod space;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,248 @@
+//! Finding out what a damaged log still holds, and which groups the damage concerns. Pure but for reading the segments.
+//!
+//! Strict recovery ([`super::recovery`]) stops at the first thing that does not check. This reads on behind it, to tell
+//! the groups that are whole from those that may have lost something: these are forgotten and fetched from their peers.
+//!
+//! # Whose was the damaged frame?
+//! Its own header says so, but may be what is damaged. It is believed only when the frame spans exactly what lies between
+//! its neighbours and
+//! - turning one bit of the header round, or naming another group, makes the checksum right: then that is what it was; or
+//! - it is an entry, and the one that its group had to append next.
+//!
+//! Else any group may have lost a frame, a vote even, that nothing else tells of: all groups are affected. So are they when
+//! a segment is missing or its start does not check. A group that is thought whole must also agree with every checkpoint
+//! and miss no entry, or it is affected too. In doubt more is fetched than was lost, never less.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::frame::{self, FrameHeader, Kind, Salt};
+use super::group_index::{GroupIndex, GroupState, Location};
+use super::log_error::OpenLogError;
+use super::recovery::{Replay, io_error};
+use super::segment::{self, BadHeader};
+use crate::disk::{Disk, DiskFile};
+use crate::types::GroupId;
+
+/// Groups that may have lost something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affected {
+    /// These, perhaps none; all others are whole.
+    Groups(BTreeSet<GroupId>),
+    /// The damage may concern any group.
+    All,
+}
+
+impl Affected {
+    /// Nothing is damaged.
+    pub fn none() -> Self {
+        Self::Groups(BTreeSet::new())
+    }
+
+    /// Whether this group may have lost something.
+    pub fn contains(&self, group: GroupId) -> bool {
+        match self {
+            Self::Groups(groups) => groups.contains(&group),
+            Self::All => true,
+        }
+    }
+
+    /// Either's groups.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Groups(mut groups), Self::Groups(more)) => {
+                groups.extend(more);
+                Self::Groups(groups)
+            }
+            _ => Self::All,
+        }
+    }
+}
+
+impl fmt::Display for Affected {
+    /// As the command line names them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("--all"),
+            Self::Groups(groups) => {
+                for (i, group) in groups.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { " " };
+                    write!(f, "{separator}--partition {group}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a log holds for sure.
+pub(super) struct Surviving {
+    pub salt: Salt,
+    pub groups: BTreeMap<GroupId, GroupIndex>,
+    pub files: BTreeMap<u64, Arc<dyn DiskFile>>,
+    pub affected: Affected,
+}
+
+impl Surviving {
+    fn nothing() -> Self {
+        let (groups, files) = Default::default();
+        Self { salt: Salt(0), groups, files, affected: Affected::All }
+    }
+}
+
+/// Which groups of the log in `directory` may have lost something. Changes nothing.
+///
+/// # Errors
+/// When the disk cannot be read, or a newer version wrote the log.
+pub fn affected_groups(disk: &dyn Disk, directory: &Path) -> Result<Affected, OpenLogError> {
+    Ok(surviving(disk, directory)?.affected)
+}
+
+/// Reads the log, past what is damaged. Changes nothing.
+pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, OpenLogError> {
+    let names = disk.list(directory).map_err(io_error("list the directory", directory))?;
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| segment::sequence_of(name)).collect();
+    sequences.sort_unstable();
+    if sequences.windows(2).any(|pair| pair[1] != pair[0] + 1) {
+        return Ok(Surviving::nothing());
+    }
+    let mut reader = Reader {
+        replay: Replay { salt: None, groups: BTreeMap::new() },
+        affected: BTreeSet::new(),
+        files: BTreeMap::new(),
+    };
+    let last = sequences.last().copied();
+    for sequence in sequences {
+        if !reader.read_segment(disk, directory, sequence, Some(sequence) == last)? {
+            return Ok(Surviving::nothing());
+        }
+    }
+    let Reader { replay, mut affected, files } = reader;
+    let Replay { salt, mut groups } = replay;
+    affected.extend(groups.iter().filter(|(_, i)| i.first_missing().is_some()).map(|(group, _)| *group));
+    groups.retain(|group, _| !affected.contains(group));
+    let affected = Affected::Groups(affected);
+    Ok(Surviving { salt: salt.unwrap_or(Salt(0)), groups, files, affected })
+}
+
+struct Reader {
+    replay: Replay,
+    affected: BTreeSet<GroupId>,
+    files: BTreeMap<u64, Arc<dyn DiskFile>>,
+}
+
+impl Reader {
+    /// `false` when what is found may concern any group.
+    fn read_segment(
+        &mut self,
+        disk: &dyn Disk,
+        directory: &Path,
+        sequence: u64,
+        is_last: bool,
+    ) -> Result<bool, OpenLogError> {
+        let path = segment::path(directory, sequence);
+        let file = disk.open(&path).map_err(io_error("open the segment", &path))?;
+        let length = file.length().map_err(io_error("measure the segment", &path))?;
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", &path))?;
+        self.files.insert(sequence, file);
+        let salt = match segment::decode_header(&bytes) {
+            Ok((stored, salt)) if stored == sequence => salt,
+            Err(BadHeader::Newer(found)) => {
+                return Err(OpenLogError::NewerFormat { path, found, supported: segment::FORMAT_VERSION });
+            }
+            _ => return Ok(false),
+        };
+        let is_first = self.replay.salt.is_none();
+        if *self.replay.salt.get_or_insert(salt) != salt {
+            return Ok(false);
+        }
+        let Some(mut offset) = self.read_checkpoint(&bytes, salt, is_first) else { return Ok(false) };
+        while offset < bytes.len() {
+            match frame::decode(&bytes[offset..], salt) {
+                Ok((header, payload)) => {
+                    let length = frame::HEADER_BYTES + payload.len();
+                    let location =
+                        Location { segment: sequence, offset: offset as u64, bytes: length as u32 };
+                    if !self.affected.contains(&header.group) && self.replay.apply(&header, location).is_err()
+                    {
+                        self.affected.insert(header.group);
+                    }
+                    offset += length;
+                }
+                Err(_) => {
+                    let next = frame::find_valid(&bytes, offset + 1, salt);
+                    if next.is_none() && is_last {
+                        // A torn write: never acknowledged.
+                        return Ok(true);
+                    }
+                    let end = next.unwrap_or(bytes.len());
+                    match owner(&bytes[offset..end], salt, &self.replay.groups) {
+                        Some(group) => self.affected.insert(group),
+                        None => return Ok(false),
+                    };
+                    offset = end;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Offset behind the checkpoint; `None` when it is damaged.
+    fn read_checkpoint(&mut self, bytes: &[u8], salt: Salt, is_first: bool) -> Option<usize> {
+        let mut offset = segment::HEADER_BYTES;
+        let mut named = BTreeSet::new();
+        loop {
+            let (header, payload) = frame::decode(bytes.get(offset..)?, salt).ok()?;
+            offset += frame::HEADER_BYTES + payload.len();
+            match header.kind {
+                Kind::GroupState => {
+                    let state = GroupState::decode(payload).ok()?;
+                    named.insert(header.group);
+                    if is_first {
+                        self.replay.groups.insert(header.group, state.into_index());
+                    } else if self.replay.groups.get(&header.group).map(GroupState::of) != Some(state) {
+                        self.affected.insert(header.group);
+                    }
+                }
+                Kind::CheckpointEnd if header.index == named.len() as u64 => {
+                    // A group whose every frame was lost is in the checkpoint only; one that is not in it came from nowhere.
+                    self.affected.extend(self.replay.groups.keys().filter(|group| !named.contains(group)));
+                    return Some(offset);
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// The group that the damaged bytes between two good frames belong to, if they are one frame and there is no doubt.
+fn owner(bytes: &[u8], salt: Salt, groups: &BTreeMap<GroupId, GroupIndex>) -> Option<GroupId> {
+    if bytes.len() < frame::HEADER_BYTES || bytes.len() > frame::HEADER_BYTES + frame::PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let (head, payload) = bytes.split_at(frame::HEADER_BYTES);
+    let mut tried = [0; frame::HEADER_BYTES];
+    tried.copy_from_slice(head);
+    for bit in 0..frame::HEADER_BYTES * 8 {
+        tried[bit / 8] ^= 1 << (bit % 8);
+        if let Some(header) = frame::decode_parts(&tried, payload, salt) {
+            return Some(header.group);
+        }
+        tried[bit / 8] ^= 1 << (bit % 8);
+    }
+    let claimed = FrameHeader::unchecked(&tried, payload.len())?;
+    for group in groups.keys() {
+        tried[12..16].copy_from_slice(&group.to_le_bytes());
+        if frame::decode_parts(&tried, payload, salt).is_some() {
+            return Some(*group);
+        }
+    }
+    let index = groups.get(&claimed.group)?;
+    let term_before = index.last_log_id().map_or(0, |last| last.committed_leader_id().term);
+    let comes_next = claimed.index == index.last_log_id().map_or(0, |last| last.index + 1);
+    let appended = claimed.kind.is_entry() && claimed.flags == 0;
+    (appended && comes_next && claimed.term >= term_before).then_some(claimed.group)
+}
