@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::backoff::Backoff;
 use crate::client::Inner;
@@ -40,17 +40,25 @@ impl Inner {
             request.set_timeout(patience);
             let result = tokio::time::timeout(patience, send(self.gateways.channel(route), request)).await;
             let status = match result {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Ok(response)) => {
+                    self.gateways.answered(route);
+                    return Ok(response.into_inner());
+                }
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded(format!("no answer within {patience:?}")),
             };
             let Retry::After(asked) = retry_advice(&status) else {
                 return Err(ClientError::refused(call, &status));
             };
+            // Who is full asks for patience, whoever is asked next; who cannot reach a leader may be alone in that.
+            let is_full = status.code() == Code::ResourceExhausted;
+            if !is_full {
+                self.gateways.failed(route);
+            }
             self.retries.fetch_add(1, Relaxed);
             route = self.gateways.next(route);
             // Another gateway may answer at once: only a full round without success is a reason to wait.
-            let untried = (attempts as usize) < self.gateways.count() && asked.is_none();
+            let untried = (attempts as usize) < self.gateways.count() && !is_full;
             let wait = if untried { Duration::ZERO } else { backoff.next_delay(rand::random(), asked) };
             if Instant::now() + wait + ATTEMPT_MIN >= deadline {
                 let last = format!("{:?}: {}", status.code(), status.message());

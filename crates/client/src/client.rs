@@ -48,7 +48,7 @@ impl Options {
             gateways: gateways.into_iter().map(Into::into).collect(),
             connections_per_gateway: 1,
             call_timeout: Duration::from_secs(15),
-            attempt_timeout: Duration::from_secs(6),
+            attempt_timeout: Duration::from_secs(2),
             watch_timeout: Duration::from_secs(60),
             concurrent_writes_max: LANES_MAX,
         }

@@ -1,7 +1,7 @@
 //! The connections to every known gateway, and whose turn it is.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -12,6 +12,8 @@ use crate::error::ClientError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A gateway that was silent, broke off or reached no leader is asked after all others for this long.
+const AVOIDED: Duration = Duration::from_secs(5);
 /// Large enough that one connection carries many 1 MiB values at once.
 const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
@@ -21,6 +23,9 @@ pub(crate) struct Gateways {
     /// `connections[gateway][i]`: each reconnects by itself.
     connections: Vec<Vec<Channel>>,
     turn: AtomicUsize,
+    /// Until when each gateway is avoided, in milliseconds since `began`.
+    avoided_until_ms: Vec<AtomicU64>,
+    began: Instant,
 }
 
 /// Where a call is: it keeps its connection until an attempt fails, then goes to the next gateway.
@@ -44,7 +49,9 @@ impl Gateways {
             let endpoint = endpoint(address)?;
             connections.push((0..connections_per_gateway.max(1)).map(|_| endpoint.connect_lazy()).collect());
         }
-        Ok(Self { addresses: addresses.to_vec(), connections, turn: AtomicUsize::new(0) })
+        let avoided_until_ms = addresses.iter().map(|_| AtomicU64::new(0)).collect();
+        let (turn, began) = (AtomicUsize::new(0), Instant::now());
+        Ok(Self { addresses: addresses.to_vec(), connections, turn, avoided_until_ms, began })
     }
 
     /// Returns once any gateway accepts a connection, or says why none does.
@@ -72,11 +79,39 @@ impl Gateways {
 
     pub(crate) fn first(&self) -> Route {
         let turn = self.turn.fetch_add(1, Relaxed);
-        Route { gateway: turn % self.connections.len(), connection: turn / self.connections.len() }
+        let gateway = self.preferred_from(turn % self.connections.len());
+        Route { gateway, connection: turn / self.connections.len() }
     }
 
     pub(crate) fn next(&self, route: Route) -> Route {
-        Route { gateway: (route.gateway + 1) % self.connections.len(), connection: route.connection }
+        let gateway = self.preferred_from((route.gateway + 1) % self.connections.len());
+        Route { gateway, connection: route.connection }
+    }
+
+    /// The gateway whose turn it is, or the next one that is not avoided.
+    fn preferred_from(&self, turn: usize) -> usize {
+        let now_ms = self.now_ms();
+        let in_turn = (0..self.connections.len()).map(|step| (turn + step) % self.connections.len());
+        let is_preferred = |gateway: &usize| self.avoided_until_ms[*gateway].load(Relaxed) <= now_ms;
+        in_turn.clone().find(is_preferred).unwrap_or(turn)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It did not do what it was asked, and another might.
+    pub(crate) fn failed(&self, route: Route) {
+        let until_ms = self.now_ms() + AVOIDED.as_millis() as u64;
+        self.avoided_until_ms[route.gateway % self.connections.len()].store(until_ms, Relaxed);
+    }
+
+    /// It answered.
+    pub(crate) fn answered(&self, route: Route) {
+        let avoided = &self.avoided_until_ms[route.gateway % self.connections.len()];
+        if avoided.load(Relaxed) != 0 {
+            avoided.store(0, Relaxed);
+        }
     }
 
     pub(crate) fn channel(&self, route: Route) -> Channel {
@@ -141,6 +176,26 @@ mod tests {
         }
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_failed_is_asked_after_the_others_until_it_answers() {
+        let addresses = ["a:1", "b:2", "c:3"].map(str::to_owned);
+        let gateways = Gateways::new(&addresses, 1).unwrap();
+        let first = gateways.first();
+        gateways.failed(first);
+        let asked = |count| (0..count).map(|_| gateways.first().gateway).collect::<Vec<_>>();
+        assert!(!asked(6).contains(&first.gateway));
+        assert_ne!(gateways.next(gateways.next(first)).gateway, first.gateway);
+        gateways.answered(first);
+        assert!(asked(3).contains(&first.gateway));
+        // Where all have failed, they take turns again.
+        for _ in 0..3 {
+            gateways.failed(gateways.first());
+        }
+        let mut all = asked(3);
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2]);
     }
 
     #[tokio::test]
