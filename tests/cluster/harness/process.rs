@@ -14,7 +14,10 @@ const LOG_LINES_SHOWN: usize = 60;
 
 /// The binary under test, without settings that this test's own environment may have.
 fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    without_own_settings(Command::new(env!("CARGO_BIN_EXE_evenkeel")))
+}
+
+fn without_own_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("EVENKEEL_") {
             command.env_remove(name);
@@ -36,6 +39,8 @@ pub async fn evenkeel<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> O
 #[derive(Debug)]
 pub struct Process {
     pub name: String,
+    /// What stands before the binary: a program that becomes it, and that one's arguments.
+    launcher: Vec<OsString>,
     args: Vec<OsString>,
     log: PathBuf,
     child: Option<Child>,
@@ -47,8 +52,18 @@ impl Process {
         args: impl IntoIterator<Item = S>,
         log: &Path,
     ) -> Self {
+        Self::start_under(Vec::new(), name, args, log)
+    }
+
+    /// Starts it by another program, which must become it: the process id stays.
+    pub fn start_under<S: Into<OsString>>(
+        launcher: Vec<OsString>,
+        name: impl Into<String>,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        let mut process = Self { name: name.into(), args, log: log.to_owned(), child: None };
+        let mut process = Self { name: name.into(), launcher, args, log: log.to_owned(), child: None };
         process.restart();
         process
     }
@@ -58,7 +73,14 @@ impl Process {
         assert!(!self.is_running(), "{} still runs", self.name);
         let output = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let errors = output.try_clone().unwrap();
-        let mut command = command();
+        let mut command = match self.launcher.split_first() {
+            None => command(),
+            Some((program, args)) => {
+                let mut launcher = without_own_settings(Command::new(program));
+                launcher.args(args).arg(env!("CARGO_BIN_EXE_evenkeel"));
+                launcher
+            }
+        };
         command.args(&self.args).stdin(Stdio::piped()).stdout(output).stderr(errors);
         self.child = Some(command.spawn().unwrap());
     }
@@ -81,6 +103,11 @@ impl Process {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
     }
 
+    /// Of the running process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)))
+    }
+
     /// How the process ended, once it has.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("the end of {}", self.name);
@@ -96,11 +123,15 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    pub fn print_log(&self) {
+    /// The last lines of the log.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
-        println!("--- {} (last of {} lines)\n{}", self.name, lines.len(), lines[shown..].join("\n"));
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    pub fn print_log(&self) {
+        println!("--- {} (last lines)\n{}", self.name, self.log_tail());
     }
 }
 
