@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel_http_server::Connections;
 use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
@@ -23,10 +24,9 @@ use openraft::errors::Fatal;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, Membership, RaftLogReader, SnapshotPolicy};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tonic::transport::server::TcpIncoming;
+use tokio::sync::mpsc;
 
-use crate::broker_service::BrokerService;
+use crate::broker_service::{BrokerService, Room};
 use crate::distribution::{Distribution, Replica as Member};
 use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
@@ -59,6 +59,15 @@ const DRAIN_CONCURRENCY: usize = 8;
 /// A stopping broker leaves after this, handed over or not.
 const DRAIN_MS_MAX: u64 = 10_000;
 const SHUTDOWN_MS_MAX: u64 = 5_000;
+/// Connections of other brokers, gateways and operators: a few each.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Requests and watches of one gateway at once: a watch of a gateway's client is one for each partition that is led here.
+const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
+/// Requests that a gateway gave up while this broker did not run: they are no reason to end the connection, which carries
+/// everybody's writes.
+const RESET_STREAMS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
+/// A peer that vanished is noticed within two of these.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Why a broker did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +109,10 @@ pub enum BrokerError {
         "the log failed, so nothing more can be acknowledged: {0}; check the disk, then start the broker again"
     )]
     LogFailed(String),
+    #[error(
+        "the replica of partition {partition} stopped: {reason}; check the disk and its free space, then start the broker again"
+    )]
+    ReplicaStopped { partition: u32, reason: String },
     #[error("a listener failed: {0}")]
     Serve(String),
 }
@@ -162,8 +175,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
     background.spawn(status.clone().run(stop.clone()));
     background.spawn(monitoring::keep_up(prometheus.clone(), stop.clone()));
-    for replica in replicas.iter() {
-        background.spawn(leadership::follow(replica.clone(), elector.clone(), status.clone()));
+    let (stopped, mut first_stopped) = mpsc::channel(1);
+    for replica in replicas.iter().cloned() {
         if replica.rebuilding.is_under_way() {
             let (peers, marks) = (peers.clone(), marks.clone());
             background.spawn(rebuilding::bring_back(
@@ -175,14 +188,20 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
                 stop.clone(),
             ));
         }
+        let (elector, status, stopped) = (elector.clone(), status.clone(), stopped.clone());
+        background.spawn(async move {
+            leadership::follow(replica.clone(), elector, status).await;
+            // The first one is enough.
+            let _ = stopped.try_send(replica);
+        });
     }
-    let in_flight = Arc::new(Semaphore::new(options.limits.in_flight_writes_max));
+    let room = Room::new(options.limits.in_flight_writes_max);
     let broker_service = BrokerService {
         replicas: replicas.clone(),
         handover: handover.clone(),
         status: status.clone(),
         drained,
-        in_flight,
+        room,
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };
     let mut grpc_server = tokio::spawn(serve_grpc(grpc, raft_service, broker_service, stop.clone()));
@@ -199,6 +218,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
             Ok(())
         }
         failure = log.failure() => Err(BrokerError::LogFailed(failure.to_string())),
+        // Without it the broker would only look alive; started again it may do better.
+        Some(replica) = first_stopped.recv() => {
+            let reason = replica.raft_metrics().running_state.err().map_or_else(String::new, |fatal| fatal.to_string());
+            Err(BrokerError::ReplicaStopped { partition: replica.partition.0, reason })
+        }
         ended = &mut grpc_server => Err(BrokerError::Serve(format!("{ended:?}"))),
         ended = &mut http_server => Err(BrokerError::Serve(format!("{ended:?}"))),
     };
@@ -492,13 +516,15 @@ async fn serve_grpc(
         // Long-lived streams would hold a graceful stop up for ever; their other ends reconnect elsewhere.
     };
     let serving = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
         .add_service(raft)
         .add_service(broker)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        .serve_with_incoming(Connections::new(listener, CONNECTIONS_MAX).http2());
     tokio::select! {
         served = serving => served,
         () = stopped => Ok(()),

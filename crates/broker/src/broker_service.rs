@@ -11,7 +11,7 @@ use evenkeel_protocol::{NodeId, Position};
 use evenkeel_raft_storage::{ChangesError, Command};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::drained::Drained;
@@ -24,8 +24,12 @@ use crate::status::StatusHub;
 /// Answers waiting for one gateway's connection.
 const RESULTS_MAX: usize = 16_384;
 const FRAME_RESULTS_MAX: usize = 1_024;
+/// Bytes of commands proposed and not answered.
+pub const WRITES_BYTES_MAX: usize = 256 << 20;
+/// Gets and lists that read at once, or wait for a thread to.
+pub const READS_MAX: usize = 4_096;
 /// Watch messages waiting for one gateway; a slow one stops the reading of changes, not the partition.
-const WATCH_QUEUE_MAX: usize = 16;
+const WATCH_QUEUE_MAX: usize = 2;
 const WATCH_EVENTS_MAX: usize = 256;
 const WATCH_BYTES_MAX: usize = 1 << 20;
 /// A watcher that sees no change is told the position this often, so that it can resume from there.
@@ -38,8 +42,47 @@ pub struct BrokerService {
     pub handover: Handover,
     pub status: StatusHub,
     pub drained: Drained,
-    /// Writes proposed and not answered; more are refused at once.
-    pub in_flight: Arc<Semaphore>,
+    pub room: Room,
+}
+
+/// What may be under way at once; more is refused.
+#[derive(Clone)]
+pub struct Room {
+    writes: Arc<Semaphore>,
+    /// A permit for each byte.
+    write_bytes: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+impl Room {
+    /// For so many writes proposed and not answered.
+    pub fn new(writes_max: usize) -> Self {
+        Self {
+            writes: Arc::new(Semaphore::new(writes_max)),
+            write_bytes: Arc::new(Semaphore::new(WRITES_BYTES_MAX)),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+        }
+    }
+
+    /// Room for the first of these writes, as many as it holds, until it is dropped; and how many those are.
+    fn for_writes(&self, commands: &[Command]) -> (usize, Option<[OwnedSemaphorePermit; 2]>) {
+        let mut taken: Option<[OwnedSemaphorePermit; 2]> = None;
+        for (count, Command(bytes)) in commands.iter().enumerate() {
+            let bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let Ok(write) = Arc::clone(&self.writes).try_acquire_owned() else { return (count, taken) };
+            let Ok(bytes) = Arc::clone(&self.write_bytes).try_acquire_many_owned(bytes) else {
+                return (count, taken);
+            };
+            match &mut taken {
+                None => taken = Some([write, bytes]),
+                Some([writes, all_bytes]) => {
+                    writes.merge(write);
+                    all_bytes.merge(bytes);
+                }
+            }
+        }
+        (commands.len(), taken)
+    }
 }
 
 fn refused(reason: Reason, detail: impl Into<String>) -> pb::Refused {
@@ -61,7 +104,7 @@ impl broker_server::Broker for BrokerService {
         request: Request<Streaming<pb::WriteFrame>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
         let (results, results_rx) = mpsc::channel(RESULTS_MAX);
-        let writer = Writer { replicas: self.replicas.clone(), in_flight: self.in_flight.clone(), results };
+        let writer = Writer { replicas: self.replicas.clone(), room: self.room.clone(), results };
         tokio::spawn(writer.run(request.into_inner()));
         let frames = futures::stream::unfold(results_rx, |mut results| async move {
             let mut frame = Vec::new();
@@ -82,7 +125,7 @@ impl broker_server::Broker for BrokerService {
         let result = match self.readable(request.partition_id, request.stale).await {
             Err(ReadRefusal::NotLeader(n)) => R::NotLeader(n),
             Err(ReadRefusal::Refused(r)) => R::Refused(r),
-            Ok(replica) => match get(&replica, request.key).await {
+            Ok((replica, _room)) => match get(&replica, request.key).await {
                 Ok(record) => R::Found(pb::Found { record }),
                 Err(error) => R::Refused(refused(Reason::Storage, error.to_string())),
             },
@@ -99,7 +142,7 @@ impl broker_server::Broker for BrokerService {
         let result = match self.readable(request.partition_id, request.stale).await {
             Err(ReadRefusal::NotLeader(n)) => R::NotLeader(n),
             Err(ReadRefusal::Refused(r)) => R::Refused(r),
-            Ok(replica) => match list(&replica, request).await {
+            Ok((replica, _room)) => match list(&replica, request).await {
                 Ok((records, more)) => R::Page(pb::Page { records, more }),
                 Err(error) => R::Refused(refused(Reason::Storage, error.to_string())),
             },
@@ -113,7 +156,7 @@ impl broker_server::Broker for BrokerService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let (tx, rx) = mpsc::channel(WATCH_QUEUE_MAX);
-        let watched = self.readable(request.partition_id, false).await.and_then(|replica| {
+        let watched = self.readable(request.partition_id, false).await.and_then(|(replica, _room)| {
             let tenure = replica.tenure().ok_or_else(|| ReadRefusal::NotLeader(other_leader(&replica)))?;
             Ok((replica, tenure))
         });
@@ -168,7 +211,16 @@ impl broker_server::Broker for BrokerService {
 }
 
 impl BrokerService {
-    async fn readable(&self, partition: u32, stale: bool) -> Result<Arc<Replica>, ReadRefusal> {
+    /// The replica to read from, and room to do so.
+    async fn readable(
+        &self,
+        partition: u32,
+        stale: bool,
+    ) -> Result<(Arc<Replica>, OwnedSemaphorePermit), ReadRefusal> {
+        let room = self.room.reads.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{READS_MAX} reads are under way already; retry later");
+            ReadRefusal::Refused(refused(Reason::Overloaded, detail))
+        })?;
         let replica = self.replicas.get(partition);
         let replica = replica.ok_or_else(|| ReadRefusal::Refused(unknown_partition(partition)))?;
         if !stale {
@@ -178,7 +230,7 @@ impl BrokerService {
             let detail = format!("partition {partition} is being rebuilt on this broker");
             return Err(ReadRefusal::Refused(refused(Reason::Stopped, detail)));
         }
-        Ok(replica.clone())
+        Ok((replica.clone(), room))
     }
 }
 
@@ -202,7 +254,7 @@ async fn list(
 /// One gateway's write stream.
 struct Writer {
     replicas: Replicas,
-    in_flight: Arc<Semaphore>,
+    room: Room,
     results: mpsc::Sender<pb::WriteResult>,
 }
 
@@ -222,15 +274,20 @@ impl Writer {
         }
     }
 
-    async fn propose(&self, partition: u32, tags: Vec<u64>, commands: Vec<Command>) {
+    async fn propose(&self, partition: u32, mut tags: Vec<u64>, mut commands: Vec<Command>) {
         let Some(replica) = self.replicas.get(partition) else {
             return self.refuse(&tags, &unknown_partition(partition)).await;
         };
-        let wanted = u32::try_from(tags.len()).unwrap_or(u32::MAX);
-        let Ok(permits) = self.in_flight.clone().try_acquire_many_owned(wanted) else {
-            let detail = "more writes in flight than [limits] in_flight_writes_max allows; retry later";
-            return self.refuse(&tags, &refused(Reason::Overloaded, detail)).await;
-        };
+        let (admitted, permits) = self.room.for_writes(&commands);
+        let too_many = tags.split_off(admitted);
+        commands.truncate(admitted);
+        if !too_many.is_empty() {
+            let detail = "more writes in flight than [limits] in_flight_writes_max allows, or their bytes; retry later";
+            self.refuse(&too_many, &refused(Reason::Overloaded, detail)).await;
+        }
+        if tags.is_empty() {
+            return;
+        }
         let (replica, results) = (replica.clone(), self.results.clone());
         tokio::spawn(async move {
             let _permits = permits;

@@ -8,6 +8,7 @@ use evenkeel_client::Client;
 use serde_json::{Value, json};
 
 use crate::bench_failover::{self, FailoverBenchArgs};
+use crate::bench_overload::{self, OverloadBenchArgs};
 use crate::bench_rebalance::{self, RebalanceBenchArgs};
 use crate::connection::Connection;
 use crate::load::{Gaps, Load, LoadPlan, LoadReport};
@@ -33,6 +34,8 @@ enum What {
     Rebalance(RebalanceBenchArgs),
     /// Measure failovers on a cluster of its own: how long writes wait when the leader's broker is killed
     Failover(FailoverBenchArgs),
+    /// Measure overload on a cluster of its own: how much of its peak is left at a multiple of the load
+    Overload(OverloadBenchArgs),
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +85,7 @@ pub async fn run(args: BenchArgs, connection: &Connection) -> Result<(), Failure
     match args.what {
         None => bench_writes(args.writes, connection).await,
         Some(What::Failover(args)) => Box::pin(bench_failover::run(args)).await,
+        Some(What::Overload(args)) => Box::pin(bench_overload::run(args)).await,
         Some(What::Rebalance(args)) => Box::pin(bench_rebalance::run(args, connection)).await,
     }
 }

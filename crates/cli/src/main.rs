@@ -8,6 +8,7 @@ mod ack_gap;
 mod actuator;
 mod bench;
 mod bench_failover;
+mod bench_overload;
 mod bench_rebalance;
 mod bench_rebalance_report;
 mod child_process;
@@ -20,6 +21,7 @@ mod dev;
 mod drain;
 #[cfg(test)]
 mod fake_gateway;
+mod file_limit;
 mod free_ports;
 mod get;
 mod http;

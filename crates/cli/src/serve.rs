@@ -14,6 +14,7 @@ use futures::FutureExt;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
+use crate::file_limit;
 use crate::outcome::{EXIT_USAGE, Failure, note};
 use crate::pid_file::PidFile;
 use crate::rebuild::{self, RebuildArgs};
@@ -78,6 +79,10 @@ async fn serve<T: Settings, S: Future<Output = Result<(), E>>, E: Display>(
         .load(args.config.as_deref(), environment())
         .map_err(|error| Failure::usage(error.to_string()))?;
     start_logging()?;
+    match file_limit::raise() {
+        Some(files) => tracing::info!("may have {files} files and connections open"),
+        None => tracing::info!("may have any number of files and connections open"),
+    }
     let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;
     let signal = stop_requested()?;
     let parent = if args.stop_with_stdin { stdin_ended().boxed() } else { std::future::pending().boxed() };

@@ -23,18 +23,26 @@ impl ByteBudget {
 
     /// A share of `bytes`, when there is room for all of them.
     pub(crate) fn take(&self, bytes: usize) -> Option<HeldBytes<'_>> {
-        self.held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                held.checked_add(bytes).filter(|total| *total <= self.bytes_max)
-            })
-            .ok()?;
-        Some(HeldBytes { budget: self, bytes })
+        // Not made unless there is room: dropping it would give back what was never taken.
+        self.add(bytes).then(|| HeldBytes { budget: self, bytes })
+    }
+
+    /// Counts `bytes` as held when there is room for all of them; whoever holds them gives them back.
+    #[must_use]
+    pub(crate) fn add(&self, bytes: usize) -> bool {
+        let add = |held: usize| held.checked_add(bytes).filter(|total| *total <= self.bytes_max);
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    /// Counts `bytes` as held no longer.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for HeldBytes<'_> {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.give_back(self.bytes);
     }
 }
 

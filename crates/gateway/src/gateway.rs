@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel_http_server::Connections;
 use evenkeel_protocol::FILE_DESCRIPTOR_SET;
 use evenkeel_protocol::gateway_protocol::gateway_server::GatewayServer;
 use evenkeel_protocol::v1::cluster_server::ClusterServer;
@@ -14,16 +15,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::automatic_runner::AutomaticRebalancer;
 use crate::broker_link::BrokerLinks;
+use crate::byte_budget::ByteBudget;
 use crate::cluster::TopologyService;
 use crate::drain_keeper::Drains;
 use crate::esc_runner::EscOwnership;
 use crate::http::{HttpState, api_routes, monitoring_routes};
+use crate::intake::Intake;
 use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
 use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
@@ -48,8 +50,13 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Requests and watches that one client connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 16_384;
-/// Clients that vanished are noticed, so that their watches end.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Requests that their clients gave up before they were looked at; more of them end the connection. After a pause there are
+/// as many as clients sent and gave up meanwhile.
+const RESET_STREAMS_MAX: usize = 1_024;
+/// Clients that vanished, or stopped in the middle of a header, are noticed within two of these.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Bytes of requests that are not whole yet, or not yet looked at.
+const INTAKE_BYTES_MAX: usize = 256 << 20;
 
 /// Services whose health is reported; the empty name stands for the whole gateway.
 const HEALTH_NAMES: [&str; 4] =
@@ -195,6 +202,10 @@ impl Gateway {
 
         let watchers = Watchers::new(bound(options.limits.watchers_max));
         let records = RecordsService::new(&options, Arc::clone(&router), watchers.clone(), stopping.clone());
+        let intake = Arc::new(ByteBudget::new(INTAKE_BYTES_MAX.max(2 * message_bytes_max)));
+        let records = RecordsServer::new(records)
+            .max_decoding_message_size(message_bytes_max)
+            .max_encoding_message_size(message_bytes_max);
         let shown = || TopologyService::new(topology.clone(), watchers.clone(), stopping.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -206,17 +217,14 @@ impl Gateway {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(
-                RecordsServer::new(records)
-                    .max_decoding_message_size(message_bytes_max)
-                    .max_encoding_message_size(message_bytes_max),
-            )
-            .add_service(ClusterServer::new(shown()))
-            .add_service(GatewayServer::new(shown()))
+            .add_service(Intake::new(records, Arc::clone(&intake)))
+            .add_service(Intake::new(ClusterServer::new(shown()), Arc::clone(&intake)))
+            .add_service(Intake::new(GatewayServer::new(shown()), intake))
             .serve_with_incoming_shutdown(
-                TcpIncoming::from(grpc).with_nodelay(Some(true)),
+                Connections::new(grpc, bound(options.limits.connections_max)).http2(),
                 stopping.clone().cancelled_owned(),
             );
 

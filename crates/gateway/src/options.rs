@@ -16,6 +16,8 @@ use crate::planner::Policy;
 
 /// Longest time that a write may be parked: beyond it a client would have given up long ago.
 const PARK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Longest time that a slow watcher may hold what waits for it.
+const SLOW_WATCHER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Longest time that automatic rebalancing may be told to wait for anything: a week.
 const AUTOMATIC_TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
@@ -94,6 +96,11 @@ pub struct LimitOptions {
     pub batch_bytes_max: i64,
     /// Watches open at once.
     pub watchers_max: i64,
+    /// How long a watcher may take nothing while changes wait for it before it is cut.
+    #[serde(with = "humantime_serde")]
+    pub slow_watcher_timeout: Duration,
+    /// gRPC connections open at once.
+    pub connections_max: i64,
 }
 
 impl Default for LimitOptions {
@@ -103,6 +110,8 @@ impl Default for LimitOptions {
             value_bytes_max: 1_048_576,
             batch_bytes_max: 4_194_304,
             watchers_max: 10_000,
+            slow_watcher_timeout: Duration::from_secs(10),
+            connections_max: 16_384,
         }
     }
 }
@@ -225,6 +234,11 @@ impl Settings for Options {
         ("limits.value_bytes_max", "Longest value, in bytes"),
         ("limits.batch_bytes_max", "Keys and values of one batch together, in bytes"),
         ("limits.watchers_max", "Watches open at once; more are refused as overload"),
+        (
+            "limits.slow_watcher_timeout",
+            "How long a watcher may take nothing while changes wait for it before it is cut",
+        ),
+        ("limits.connections_max", "gRPC connections open at once; more wait to be accepted"),
         ("rebalance.automatic", "When to rebalance without being asked: off, scheduled or when-idle"),
         ("rebalance.schedule", "When scheduled: minute, hour, day, month, weekday (cron, UTC)"),
         ("rebalance.policy", "Who should lead after it: primary, even-count or records"),
@@ -317,12 +331,25 @@ impl Options {
             ("limits.value_bytes_max", self.limits.value_bytes_max, 1 << 28),
             ("limits.batch_bytes_max", self.limits.batch_bytes_max, 1 << 28),
             ("limits.watchers_max", self.limits.watchers_max, 1 << 24),
+            ("limits.connections_max", self.limits.connections_max, 1 << 20),
         ];
         for (key, value, most) in bounds {
             if value < 1 || value > most {
                 let remedy = format!("set 1 to {most}");
                 return Err(refuse(key, value, "is out of range", remedy));
             }
+        }
+        let patience = self.limits.slow_watcher_timeout;
+        if patience.is_zero() || patience > SLOW_WATCHER_TIMEOUT_MAX {
+            return Err(refuse(
+                "limits.slow_watcher_timeout",
+                humantime::format_duration(patience),
+                "is not a time that a slow watcher is waited for",
+                format!(
+                    "set more than 0 and at most {}",
+                    humantime::format_duration(SLOW_WATCHER_TIMEOUT_MAX)
+                ),
+            ));
         }
         if self.limits.batch_bytes_max < self.limits.value_bytes_max {
             return Err(refuse(
@@ -409,7 +436,7 @@ mod tests {
     #[test]
     fn every_bad_setting_is_named_with_its_value_and_remedy() {
         type Change = fn(&mut Options);
-        let table: [(&str, Change); 14] = [
+        let table: [(&str, Change); 16] = [
             ("cluster.brokers = []: names no broker", |o| o.cluster.brokers.clear()),
             ("cluster.brokers = \"0:1\": is not a contact", |o| o.cluster.brokers = vec!["0:1".into()]),
             ("cluster.brokers = \"0=b:2\": repeats \"0=a:1\"", |o| {
@@ -421,6 +448,8 @@ mod tests {
             ("routing.parked_bytes_max = -1: is out of range; set 1 to", |o| o.routing.parked_bytes_max = -1),
             ("limits.key_bytes_max = 0: is out of range; set 1 to 65536", |o| o.limits.key_bytes_max = 0),
             ("limits.watchers_max = -7: is out of range", |o| o.limits.watchers_max = -7),
+            ("limits.connections_max = 0: is out of range", |o| o.limits.connections_max = 0),
+            ("limits.slow_watcher_timeout = 0s: is not", |o| o.limits.slow_watcher_timeout = Duration::ZERO),
             ("rebalance.schedule = \"\": is no cron expression", |o| {
                 o.rebalance.automatic = Automatic::Scheduled
             }),

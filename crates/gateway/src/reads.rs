@@ -16,7 +16,7 @@ use crate::metric_definitions;
 use crate::refusals::Refusal;
 use crate::replay::{Next, Replay, Setback};
 use crate::topology::Topology;
-use crate::writes::Router;
+use crate::writes::{Router, sheds};
 
 /// A broker that has not answered a read by then is asked again, or another one is: reads change nothing.
 const READ_ATTEMPT_MAX: Duration = Duration::from_secs(1);
@@ -57,6 +57,9 @@ impl Router {
                     }
                 }
             };
+            if sheds(setback, partition) && candidates.is_empty() {
+                return Err(Refusal::BrokerOverloaded { partition });
+            }
             if Instant::now() >= deadline {
                 return Err(gave_up(partition, setback));
             }

@@ -25,7 +25,7 @@ use crate::reads::Answer;
 use crate::refusals::Refusal;
 use crate::watchers::Watchers;
 use crate::writes::Router;
-use crate::{list, watch};
+use crate::{list, watch, watch_delivery};
 
 /// Kept of a caller's deadline for the way back, so that it gets our answer and not its own time-out.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
@@ -34,6 +34,7 @@ pub(crate) struct RecordsService {
     router: Arc<Router>,
     limits: Limits,
     watchers: Watchers,
+    slow_watcher_timeout: Duration,
     stopping: CancellationToken,
     put: MethodMetrics,
     delete: MethodMetrics,
@@ -55,6 +56,7 @@ impl RecordsService {
             router,
             limits: options.request_limits(),
             watchers,
+            slow_watcher_timeout: options.limits.slow_watcher_timeout,
             stopping,
             put: MethodMetrics::new("Put"),
             delete: MethodMetrics::new("Delete"),
@@ -198,7 +200,8 @@ impl Records for RecordsService {
             let permit = self.watchers.admit()?;
             let partitions = self.router.partitions_count(deadline).await?;
             let changes = watch::changes(&self.router, &request, partitions, self.stopping.clone())?;
-            let held = futures::StreamExt::map(changes, move |item| {
+            let delivered = watch_delivery::deliver(Box::pin(changes), self.slow_watcher_timeout);
+            let held = futures::StreamExt::map(delivered, move |item| {
                 let _ = &permit;
                 item.map_err(Status::from)
             });

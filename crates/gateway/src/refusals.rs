@@ -23,6 +23,17 @@ pub(crate) enum Refusal {
         "writes under way hold all of the {bytes_max} bytes that they may; retry later or send smaller ones"
     )]
     BytesInFlightFull { bytes_max: usize },
+    #[error("requests that are still arriving hold all of the {bytes_max} bytes that they may; retry later")]
+    RequestBytesFull { bytes_max: usize },
+    #[error("the request did not arrive within {} s; send it again", .waited.as_secs())]
+    RequestLate { waited: Duration },
+    #[error("the broker that leads partition {partition} has as much under way as it may; retry later")]
+    BrokerOverloaded { partition: PartitionId },
+    #[error(
+        "the watcher took nothing for {} while changes were waiting; read faster, and resume after the last position \
+         received", humantime::format_duration(*.patience)
+    )]
+    SlowWatcher { patience: Duration },
     #[error("{watchers_max} watches are open already; close some or raise limits.watchers_max")]
     TooManyWatchers { watchers_max: usize },
     #[error(
@@ -86,6 +97,10 @@ impl Refusal {
         match self {
             Self::TooManyInFlight { .. } => (Code::ResourceExhausted, "TOO_MANY_IN_FLIGHT"),
             Self::BytesInFlightFull { .. } => (Code::ResourceExhausted, "BYTES_IN_FLIGHT_FULL"),
+            Self::RequestBytesFull { .. } => (Code::ResourceExhausted, "REQUEST_BYTES_FULL"),
+            Self::RequestLate { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
+            Self::BrokerOverloaded { .. } => (Code::ResourceExhausted, "BROKER_OVERLOADED"),
+            Self::SlowWatcher { .. } => (Code::ResourceExhausted, "SLOW_WATCHER"),
             Self::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
             Self::ParkedFull { .. } => (Code::ResourceExhausted, "PARKED_FULL"),
             Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
@@ -108,6 +123,7 @@ impl Refusal {
         let pairs: Vec<(&str, String)> = match self {
             Self::TooManyInFlight { in_flight_max: limit }
             | Self::BytesInFlightFull { bytes_max: limit }
+            | Self::RequestBytesFull { bytes_max: limit }
             | Self::TooManyWatchers { watchers_max: limit } => vec![("limit", limit.to_string())],
             Self::ParkedFull { partition, parked_bytes_max } => {
                 vec![("partition_id", partition.to_string()), ("limit", parked_bytes_max.to_string())]
@@ -115,7 +131,9 @@ impl Refusal {
             Self::Unavailable { partition, last } => {
                 vec![("partition_id", partition.to_string()), ("last_setback", (*last).to_owned())]
             }
-            Self::ReadTimedOut { partition } => vec![("partition_id", partition.to_string())],
+            Self::ReadTimedOut { partition } | Self::BrokerOverloaded { partition } => {
+                vec![("partition_id", partition.to_string())]
+            }
             Self::OutcomeUnknown { partition, id, .. } => vec![
                 ("partition_id", partition.to_string()),
                 ("client_id", id.client_id.to_string()),
@@ -136,9 +154,12 @@ impl Refusal {
                 ("partition_id", partition.to_string()),
                 ("first_available_position", first_available_position.to_string()),
             ],
-            Self::NoTopology | Self::Invalid { .. } | Self::Stopping | Self::BrokerMisbehaved { .. } => {
-                Vec::new()
-            }
+            Self::NoTopology
+            | Self::RequestLate { .. }
+            | Self::SlowWatcher { .. }
+            | Self::Invalid { .. }
+            | Self::Stopping
+            | Self::BrokerMisbehaved { .. } => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
@@ -152,6 +173,8 @@ impl From<Refusal> for Status {
         match &refusal {
             Refusal::TooManyInFlight { .. }
             | Refusal::BytesInFlightFull { .. }
+            | Refusal::RequestBytesFull { .. }
+            | Refusal::BrokerOverloaded { .. }
             | Refusal::TooManyWatchers { .. }
             | Refusal::ParkedFull { .. } => {
                 details.set_retry_info(Some(RETRY_WHEN_FULL));

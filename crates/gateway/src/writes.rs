@@ -7,7 +7,7 @@ use bytes::Bytes;
 use evenkeel_protocol::internal::v1::refused::Reason;
 use evenkeel_protocol::internal::v1::{Command, outcome, write_result};
 use evenkeel_protocol::v1::{BatchOperation, RequestId};
-use evenkeel_protocol::{NodeId, PartitionId};
+use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
 use metrics::Gauge;
 use prost::Message;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -160,6 +160,9 @@ impl Router {
                 },
             };
             let next = replay.after(setback, target, rand::random());
+            if sheds(setback, partition) && !replay.outcome_unknown() {
+                return Err(Refusal::BrokerOverloaded { partition });
+            }
             if Instant::now() >= deadline {
                 let written_not = Refusal::Unavailable { partition, last: setback.reason() };
                 return Err(if replay.outcome_unknown() { in_doubt } else { written_not });
@@ -264,6 +267,12 @@ impl Router {
             sleep_until(until).await;
         }
     }
+}
+
+/// Whether a request goes back to its client at once: asking an overloaded broker again from here would keep it so. What
+/// the cluster keeps about itself is little, and asked again.
+pub(crate) fn sheds(setback: Setback, partition: PartitionId) -> bool {
+    setback == Setback::Overloaded && partition != SYSTEM_GROUP
 }
 
 /// What one attempt brought.

@@ -8,6 +8,7 @@ mod load;
 mod metrics;
 mod ports;
 mod process;
+pub mod raw_http2;
 mod rebalance_api;
 mod waiting;
 

@@ -139,14 +139,17 @@ async fn at_the_deadline_a_write_that_may_have_been_applied_says_so_and_gives_it
 }
 
 #[tokio::test]
-async fn an_overloaded_leader_is_asked_again_and_a_deadline_then_says_not_written() {
-    let harness = Harness::with_options(1, |o| o.routing.park_timeout = Duration::from_millis(200)).await;
+async fn what_an_overloaded_leader_refuses_goes_back_to_its_client_at_once() {
+    let harness = Harness::start(1).await;
     let key = harness.key(1, 1);
     harness.cluster.set_manner(0, Manner::Overloaded);
     let status = harness.records().put(put(&key, "a")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(error_info(&status).metadata["last_setback"], "overloaded");
-    assert!(harness.cluster.received().len() > 1);
+    assert_eq!(
+        (status.code(), error_info(&status).reason.as_str()),
+        (Code::ResourceExhausted, "BROKER_OVERLOADED")
+    );
+    assert!(status.get_details_retry_info().is_some());
+    assert_eq!(harness.cluster.received().len(), 1);
     harness.stop().await;
 }
 
