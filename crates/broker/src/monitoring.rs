@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use evenkeel_http_server::{problem, with_errors};
 use evenkeel_raft_storage::DataDirectory;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
@@ -41,9 +42,8 @@ pub async fn serve(
         .route("/actuator/health", get(health))
         .route("/actuator/health/liveness", get(up))
         .route("/actuator/health/readiness", get(readiness))
-        .route("/actuator/health/startup", get(up))
-        .fallback(no_such_page)
-        .with_state(state);
+        .route("/actuator/health/startup", get(up));
+    let routes = with_errors(routes, error).with_state(state);
     evenkeel_http_server::serve(listener, routes, stop.requested()).await;
 }
 
@@ -93,10 +93,14 @@ async fn health(State(state): State<Monitoring>) -> impl IntoResponse {
     (code, axum::Json(json!({ "status": text, "components": { "replicas": replicas } })))
 }
 
-async fn no_such_page() -> impl IntoResponse {
-    let problem = json!({
-        "type": "about:blank", "title": "Not Found", "status": 404,
-        "detail": "a broker serves /actuator/prometheus and /actuator/health here; rebalance at the gateway's monitoring port",
-    });
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string())
+/// Who looks here for what only gateways serve is told so.
+fn error(status: StatusCode, uri: &Uri, detail: String) -> Response {
+    let detail = match status {
+        StatusCode::NOT_FOUND => format!(
+            "{detail}: a broker serves /actuator/prometheus and /actuator/health here; rebalance at the gateway's \
+             monitoring port"
+        ),
+        _ => detail,
+    };
+    problem(status, uri, detail)
 }

@@ -10,6 +10,8 @@ use serde_json::json;
 use crate::esc::Refused;
 use crate::esc_runner::{Answered, EscOwnership};
 
+/// Where ESC's routes are; errors below have ESC's shape.
+pub(crate) const ROOT: &str = "/ESCManager/";
 /// ESC's answer when nobody owns too much: callers repeat the call until they get it.
 const NOTHING_TO_MOVE: &str = "No configs found for rebalance.";
 
@@ -26,9 +28,14 @@ pub(crate) fn routes<S>(ownership: EscOwnership) -> Router<S> {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let error = json!({"error": {"error_code": status.as_u16(), "error_message": self.to_string()}});
-        (status, Json(error)).into_response()
+        error(status, &self.to_string())
     }
+}
+
+/// An error in ESC's shape.
+pub(crate) fn error(status: StatusCode, message: &str) -> Response {
+    let error = json!({"error": {"error_code": status.as_u16(), "error_message": message}});
+    (status, Json(error)).into_response()
 }
 
 async fn rebalance(State(ownership): State<EscOwnership>) -> Result<Response, Refused> {

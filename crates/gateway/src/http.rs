@@ -6,6 +6,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use evenkeel_http_server::with_errors;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -36,51 +37,30 @@ pub(crate) struct HttpState {
 
 /// Routes of the API port.
 pub(crate) fn api_routes(state: HttpState) -> Router {
-    with_problems(
-        Router::new()
-            .route("/v2/topology", get(topology))
-            .merge(rebalance_http::routes())
-            .merge(brokers_http::routes())
-            .merge(esc_http::routes(state.ownership.clone())),
-    )
-    .with_state(state)
+    let routes = Router::new()
+        .route("/v2/topology", get(topology))
+        .merge(rebalance_http::routes())
+        .merge(brokers_http::routes())
+        .merge(esc_http::routes(state.ownership.clone()));
+    with_errors(routes, unhandled).with_state(state)
 }
 
 /// Routes of the monitoring port.
 pub(crate) fn monitoring_routes(state: HttpState) -> Router {
-    with_problems(
-        Router::new()
-            .route("/actuator/rebalance", post(rebalance_http::actuator))
-            .route("/actuator/prometheus", get(prometheus))
-            .route("/metrics", get(prometheus))
-            .route("/actuator/health", get(readiness))
-            .route("/actuator/health/liveness", get(liveness))
-            .route("/actuator/health/readiness", get(readiness))
-            .route("/actuator/health/startup", get(startup)),
-    )
-    .with_state(state)
-}
-
-fn with_problems(routes: Router<HttpState>) -> Router<HttpState> {
-    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
-}
-
-/// RFC 9457.
-#[derive(Serialize)]
-struct Problem {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: String,
-    instance: String,
-    /// Members of our own.
-    #[serde(flatten)]
-    more: serde_json::Value,
+    let routes = Router::new()
+        .route("/actuator/rebalance", post(rebalance_http::actuator))
+        .route("/actuator/prometheus", get(prometheus))
+        .route("/metrics", get(prometheus))
+        .route("/actuator/health", get(readiness))
+        .route("/actuator/health/liveness", get(liveness))
+        .route("/actuator/health/readiness", get(readiness))
+        .route("/actuator/health/startup", get(startup));
+    with_errors(routes, problem).with_state(state)
 }
 
 /// An error without more to tell than a sentence.
 pub(crate) fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
-    problem_with(status, uri, detail, serde_json::json!({}))
+    evenkeel_http_server::problem(status, uri, detail)
 }
 
 /// An error with members, an object, for programs.
@@ -90,27 +70,16 @@ pub(crate) fn problem_with(
     detail: String,
     more: serde_json::Value,
 ) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = Problem {
-        r#type: "about:blank",
-        title,
-        status: status.as_u16(),
-        detail,
-        instance: uri.path().to_owned(),
-        more,
-    };
-    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-    (status, content_type, Json(body).into_response().into_body()).into_response()
+    let more = more.as_object().cloned().unwrap_or_default();
+    evenkeel_http_server::problem_with(status, uri, detail, more)
 }
 
-async fn not_found(uri: Uri) -> Response {
-    let detail = format!("nothing is served at {}; check the path and the port", uri.path());
-    problem(StatusCode::NOT_FOUND, &uri, detail)
-}
-
-async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Response {
-    let detail = format!("{method} is not supported here; the Allow header names what is");
-    problem(StatusCode::METHOD_NOT_ALLOWED, &uri, detail)
+/// Errors that no handler has shaped: Cisco ESC's routes have a shape of their own.
+fn unhandled(status: StatusCode, uri: &Uri, detail: String) -> Response {
+    if uri.path().starts_with(esc_http::ROOT) {
+        return esc_http::error(status, &detail);
+    }
+    problem(status, uri, detail)
 }
 
 async fn topology(State(state): State<HttpState>) -> Response {

@@ -1,8 +1,10 @@
 //! The listeners of brokers and gateways: connections bounded and guarded ([`Connections`]), and HTTP/1 with what a plain
 //! `axum::serve` lacks: time-outs for a request's headers and body, and a drain that lets requests under way finish.
+//! `problem` gives errors one shape.
 
 mod bodies;
 mod connections;
+mod problem;
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 
 pub use connections::{Connection, Connections, PrefaceInTime};
+pub use problem::{Shape, problem, problem_with, with_errors};
 
 /// Also how long an idle connection is kept.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
