@@ -1,11 +1,14 @@
 //! A configuration that cannot work stops the start with exit code 2 and one line that says what to change.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use evenkeel_protocol::v1::Consistency;
 use toml::{Table, Value};
 
-use crate::harness::{Cluster, ClusterPorts, Spec, evenkeel, reserve_ports, set};
+use crate::harness::{
+    Cluster, ClusterPorts, PATIENT_STAGGER, Spec, evenkeel, fixed_partitions, reserve_ports, set, wait_until,
+};
 
 /// A node's configuration that works.
 fn broker_config(folder: &Path) -> Table {
@@ -43,16 +46,6 @@ fn assert_tells(line: &str, parts: &[&str]) {
     }
 }
 
-fn fixed(nodes: &[&[&str]]) -> Value {
-    let entry = |(index, nodes): (usize, &&[&str])| {
-        let mut entry = Table::new();
-        set(&mut entry, "partition_id", index as i64 + 1);
-        set(&mut entry, "nodes", nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>());
-        Value::Table(entry)
-    };
-    Value::Array(nodes.iter().enumerate().map(entry).collect())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_refuses_settings_that_cannot_work_and_names_key_value_and_remedy() {
     type Case<'a> = (&'a [(&'a str, Value)], &'a [&'a str]);
@@ -62,7 +55,7 @@ async fn a_broker_refuses_settings_that_cannot_work_and_names_key_value_and_reme
         (&[("raft.leese", "1s".into())], &["raft.leese", "1s", "did you mean raft.lease?", "config.toml:"]),
         (&[("raft.lease", 5.into())], &["raft.lease", "5", "set something like"]),
         (&[("raft.lease", "soon".into())], &["raft.lease", "soon", "set something like"]),
-        (&[("limits.key_bytes_max", (-1).into())], &["limits.key_bytes_max", "-1", "set"]),
+        (&[("limits.in_flight_writes_max", (-1).into())], &["limits.in_flight_writes_max", "-1", "set"]),
         (&[("raft.snapshot_after_entries", 0.into())], &["raft.snapshot_after_entries", "0", "set 1 to"]),
         (&[("cluster.node_id", 7.into())], &["cluster.node_id", "7", "use an id from that list"]),
         (
@@ -77,7 +70,7 @@ async fn a_broker_refuses_settings_that_cannot_work_and_names_key_value_and_reme
             &["cluster.brokers", "0=127.0.0.1:2222", "give every broker its own id"],
         ),
         (
-            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=3", "2=1"]]))],
+            &[fixed_scheme(), ("partitioning.fixed", fixed_partitions(&[full, &["0=3", "1=3", "2=1"]]))],
             &[
                 "partition 2",
                 "priority 3",
@@ -87,19 +80,19 @@ async fn a_broker_refuses_settings_that_cannot_work_and_names_key_value_and_reme
             ],
         ),
         (
-            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=2"]]))],
+            &[fixed_scheme(), ("partitioning.fixed", fixed_partitions(&[full, &["0=3", "1=2"]]))],
             &["partition 2", "2 broker(s)", "list exactly 3 in [[partitioning.fixed]]"],
         ),
         (
-            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "0=2", "1=1"]]))],
+            &[fixed_scheme(), ("partitioning.fixed", fixed_partitions(&[full, &["0=3", "0=2", "1=1"]]))],
             &["partition 2", "node 0 is listed twice", "list each broker once in [[partitioning.fixed]]"],
         ),
         (
-            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full, &["0=3", "1=2", "9=1"]]))],
+            &[fixed_scheme(), ("partitioning.fixed", fixed_partitions(&[full, &["0=3", "1=2", "9=1"]]))],
             &["partition 2", "node 9", "use an id from cluster.brokers in [[partitioning.fixed]]"],
         ),
         (
-            &[fixed_scheme(), ("partitioning.fixed", fixed(&[full]))],
+            &[fixed_scheme(), ("partitioning.fixed", fixed_partitions(&[full]))],
             &["partition 2", "add [[partitioning.fixed]] with partition_id = 2"],
         ),
     ];
@@ -181,4 +174,104 @@ async fn a_data_folder_in_use_or_of_another_node_or_cluster_is_refused() {
 
     cluster.restart(0);
     cluster.wait_until_caught_up(0).await;
+}
+
+/// The configuration that a broker of this cluster was started with.
+fn config_of(cluster: &Cluster, node: usize) -> Table {
+    std::fs::read_to_string(config_file(cluster, node)).unwrap().parse().unwrap()
+}
+
+fn config_file(cluster: &Cluster, node: usize) -> PathBuf {
+    cluster.data_directory(node).with_extension("toml")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_that_is_not_the_data_folders_is_refused_and_changed_priorities_are_taken() {
+    let layout: [&[&str]; 2] = [&["0=2", "1=1"], &["1=2", "2=1"]];
+    let spec = Spec::new(3, 2).fixed(&layout).broker("raft.stagger", PATIENT_STAGGER);
+    let mut cluster = Cluster::start(spec).await;
+    cluster.client().put("k", "v", None).await.unwrap();
+    let folder = cluster.data_directory(0).display().to_string();
+    cluster.kill(0);
+
+    let given = config_of(&cluster, 0);
+    let mut brokers = given["cluster"]["brokers"].as_array().unwrap().clone();
+    brokers.push("3=127.0.0.1:1".into());
+    let other_sets: [&[&str]; 2] = [&["0=2", "1=1"], &["0=2", "2=1"]];
+    let cases: [(&[(&str, Value)], &[&str]); 5] = [
+        (
+            &[
+                ("cluster.partitions", 4.into()),
+                ("partitioning.fixed", fixed_partitions(&[layout, layout].concat())),
+            ],
+            &["cluster.partitions", "2 partitions, not 4", "set cluster.partitions = 2"],
+        ),
+        (
+            &[("cluster.brokers", brokers.into())],
+            &["cluster.brokers = 0, 1, 2, 3", "founded with brokers 0, 1, 2", "name exactly these"],
+        ),
+        (
+            &[
+                ("cluster.replication_factor", 1.into()),
+                ("partitioning.fixed", fixed_partitions(&[&["0=2"], &["1=2"]])),
+            ],
+            &["cluster.replication_factor = 1", "founded with 2", "set cluster.replication_factor = 2"],
+        ),
+        (
+            &[("partitioning.fixed", fixed_partitions(&other_sets))],
+            &[
+                "partitioning.fixed",
+                "partition 2 on brokers 0, 2",
+                "founded with brokers 1, 2",
+                "list those in [[partitioning.fixed]]",
+            ],
+        ),
+        (
+            &[("partitioning.fixed", fixed_partitions(&[&["2=2", "1=1"], &["1=2", "2=1"]]))],
+            &["partition 1 on brokers 1, 2", "founded with brokers 0, 1"],
+        ),
+    ];
+    for (settings, expected) in cases {
+        let mut config = given.clone();
+        for (key, value) in settings {
+            set(&mut config, key, value.clone());
+        }
+        let line = refusal("broker", &config, &[]).await;
+        assert_tells(&line, expected);
+        assert_tells(&line, &[&folder]);
+    }
+
+    // A folder that has lost its note of the layout still has the logs.
+    std::fs::remove_file(cluster.data_directory(0).join("layout.json")).unwrap();
+    let mut config = given.clone();
+    set(&mut config, "partitioning.fixed", fixed_partitions(&[&["0=2", "2=1"], &["1=2", "2=1"]]));
+    let line = refusal("broker", &config, &[]).await;
+    assert_tells(&line, &["partitioning.fixed", "partition 1 on brokers 0, 2", "founded with brokers 0, 1"]);
+
+    // Priorities only order who leads: they are changed on every broker, and nothing else is.
+    let mut turned = given;
+    set(&mut turned, "partitioning.fixed", fixed_partitions(&[&["0=1", "1=7"], &["1=2", "2=1"]]));
+    for node in 0..3 {
+        cluster.kill(node);
+        set(&mut turned, "cluster.node_id", node as i64);
+        let own = config_of(&cluster, node);
+        turned.insert("network".into(), own["network"].clone());
+        turned.insert("data".into(), own["data"].clone());
+        std::fs::write(config_file(&cluster, node), turned.to_string()).unwrap();
+    }
+    for node in 0..3 {
+        cluster.restart(node);
+    }
+    cluster
+        .wait_for("broker 1 to be the primary of partition 1", |view| {
+            view.partitions.first().is_some_and(|p| p.primary == Some(1) && p.leader.is_some())
+        })
+        .await;
+    wait_until("the record to be there", async || {
+        match cluster.client().get("k", Consistency::Linearizable).await {
+            Ok(Some(record)) if record.value == "v" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }

@@ -8,8 +8,7 @@ use crate::harness::{Cluster, Load, PARTITIONS, Spec, wait_until};
 
 /// Five replicas of one partition, led by broker 0: two may be bad, and the others still are a majority.
 async fn cluster_of_five() -> Cluster {
-    // No target is refused for its lag alone.
-    let mut spec = Spec::new(5, 1).broker("transfer.lag_entries_max", 1_000_000);
+    let mut spec = Spec::new(5, 1);
     spec.replication_factor = 5;
     let cluster = Cluster::start(spec).await;
     cluster.wait_until_balanced().await;

@@ -1,23 +1,9 @@
 //! An operator lays the replicas out by hand.
 
-use toml::{Table, Value};
-
 use crate::harness::{Cluster, PATIENT_STAGGER, Spec, leaders};
 
-fn fixed(layout: &[&[&str]]) -> Value {
-    let entry = |(index, nodes): (usize, &&[&str])| {
-        let mut entry = Table::new();
-        entry.insert("partition_id".into(), Value::Integer(index as i64 + 1));
-        entry.insert("nodes".into(), nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>().into());
-        Value::Table(entry)
-    };
-    Value::Array(layout.iter().enumerate().map(entry).collect())
-}
-
 pub fn spec(layout: &[&[&str]]) -> Spec {
-    Spec::new(3, u32::try_from(layout.len()).unwrap())
-        .broker("partitioning.scheme", "fixed")
-        .broker("partitioning.fixed", fixed(layout))
+    Spec::new(3, u32::try_from(layout.len()).unwrap()).fixed(layout)
 }
 
 #[tokio::test(flavor = "multi_thread")]

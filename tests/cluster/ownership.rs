@@ -1,11 +1,12 @@
 //! Cisco ESC's contract on real processes: who owns how many records, and evening that out when asked.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Cluster, Spec, http, leaders, wait_until};
+use crate::harness::{Answer, Cluster, PATIENT_LEASE, Spec, http, leaders, wait_until};
 
 const OWNERSHIP: &str = "/ESCManager/internal/ownership";
 const RECORDS: usize = 360;
@@ -32,6 +33,16 @@ async fn all_counted(cluster: &Cluster) -> BTreeMap<String, u64> {
         if owned.values().sum::<u64>() == RECORDS as u64 { Ok(owned) } else { Err(shown.to_string()) }
     })
     .await
+}
+
+/// Asks for a rebalance that must be refused; what ESC is told. How long that took is printed, not judged: this machine may
+/// have more to do than cores.
+async fn refusal(cluster: &Cluster, code: u16) -> String {
+    let asked = Instant::now();
+    let answer = put(cluster, "rebalance").await;
+    println!("refused with {code} after {:?}", asked.elapsed());
+    assert_refused(&answer, code);
+    answer.json()["error"]["error_message"].as_str().unwrap().to_owned()
 }
 
 fn assert_refused(answer: &Answer, code: u16) {
@@ -111,7 +122,7 @@ async fn a_returned_broker_owns_nothing_until_ownership_is_rebalanced() {
         if healthy && shown["paused"].is_boolean() { Ok(()) } else { Err(shown.to_string()) }
     })
     .await;
-    assert_refused(&put(&cluster, "rebalance").await, 409);
+    assert!(refusal(&cluster, 409).await.contains("paused"));
     assert_eq!(ownership(&cluster).await.unwrap()["paused"], true, "the pause outlives the gateway");
     assert_eq!(leaders(&cluster.topology().await), leaders(&before));
     assert_eq!(put(&cluster, "resume").await.json(), json!({"paused": false}));
@@ -136,13 +147,13 @@ async fn a_returned_broker_owns_nothing_until_ownership_is_rebalanced() {
     cluster
         .wait_for("one broker left", |view| view.brokers.iter().filter(|b| b.reachable).count() == 1)
         .await;
-    assert_refused(&put(&cluster, "rebalance").await, 503);
+    assert!(refusal(&cluster, 503).await.contains("less than two healthy"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_of_one_broker_has_nobody_to_share_with() {
     let cluster = Cluster::start(Spec::new(1, 3)).await;
-    assert_refused(&put(&cluster, "rebalance").await, 501);
+    assert!(refusal(&cluster, 501).await.contains("standalone"));
     let shown = ownership(&cluster).await.unwrap();
     assert_eq!(
         (&shown["brokers"][0]["healthy"], &shown["brokers"][0]["partitions_led"]),
@@ -200,4 +211,34 @@ async fn a_third_broker_without_records_gets_a_hundred_of_each_that_has_three_hu
         (200, json!({"message": "No configs found for rebalance."}))
     );
     assert!(owned(&ownership(&cluster).await.unwrap()).values().all(|records| *records == 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_ownership_goes_from_a_failed_broker_to_others_a_rebalance_is_refused() {
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 3).broker("raft.lease", PATIENT_LEASE)).await;
+    cluster.kill(1);
+    cluster.wait_for("partition 2 to have no leader", |view| !leaders(view).contains_key(&2)).await;
+    assert!(refusal(&cluster, 409).await.contains("failover"));
+    cluster.wait_until_abandoned(1).await;
+    let answer = put(&cluster, "rebalance").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_cannot_be_told_apart_are_an_internal_error() {
+    let mut cluster = Cluster::start(Spec::new(3, 1)).await;
+    // Somebody has copied a data folder's identity.
+    let identity = |node: usize| cluster.data_directory(node).join("identity.json");
+    let read =
+        |node: usize| -> Value { serde_json::from_slice(&std::fs::read(identity(node)).unwrap()).unwrap() };
+    let mut copied = read(1);
+    copied["broker_uuid"] = read(0)["broker_uuid"].clone();
+    let file = identity(1);
+    cluster.kill(1);
+    std::fs::write(file, copied.to_string()).unwrap();
+    cluster.restart(1);
+    cluster.wait_until_caught_up(1).await;
+    assert_eq!(refusal(&cluster, 500).await, "Internal Error");
+    let log = cluster.gateways[0].log();
+    assert!(log.contains("UUID") && log.contains("give each its own data folder"), "{log}");
 }

@@ -162,7 +162,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         port: u32::from(address.port),
         broker_uuid: data.broker_uuid().to_string(),
     };
-    let status = StatusHub::new(&options, identity, cluster_size, replicas.clone());
+    let status = StatusHub::new(&options, identity, cluster_size, replicas.clone(), peers.clone());
     let drained = Drained::remembered(data.clone(), elector.clone(), status.clone());
     let drained = drained
         .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
@@ -467,7 +467,6 @@ fn limits(options: &Options) -> Limits {
         catch_up: options.transfer.catch_up_timeout,
         freeze: Duration::from_millis(FREEZE_MS_MAX),
         leader_wait: options.transfer.leader_wait_timeout,
-        lag_entries_max: options.transfer.lag_entries_max,
         lag_bytes_max: options.transfer.lag_bytes_max,
     }
 }
@@ -475,7 +474,6 @@ fn limits(options: &Options) -> Limits {
 fn policy(options: &Options) -> Policy {
     Policy {
         priority_election: options.raft.priority_election,
-        lag_entries_max: options.transfer.lag_entries_max,
         lag_bytes_max: options.transfer.lag_bytes_max,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
 use evenkeel_protocol::v1;
-use evenkeel_protocol::{NodeId, Position};
+use evenkeel_protocol::{COMMAND_BYTES_MAX, NodeId, Position};
 use evenkeel_raft_storage::{ChangesError, Command};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -87,6 +87,12 @@ impl Room {
 
 fn refused(reason: Reason, detail: impl Into<String>) -> pb::Refused {
     pb::Refused { reason: reason as i32, detail: detail.into() }
+}
+
+fn too_large(bytes: usize) -> pb::Refused {
+    let detail =
+        format!("the write is {bytes} bytes, brokers take at most {COMMAND_BYTES_MAX}; make it smaller");
+    refused(Reason::TooLarge, detail)
 }
 
 fn unknown_partition(partition: u32) -> pb::Refused {
@@ -176,8 +182,15 @@ impl broker_server::Broker for BrokerService {
 
     async fn watch_status(
         &self,
-        _request: Request<pb::WatchStatusRequest>,
+        request: Request<pb::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let probe_ms = request.into_inner().probe_ms;
+        if probe_ms > 0 {
+            // As long as before a transfer, so that both find the same.
+            let patience = Duration::from_millis(probe_ms.into()).min(self.handover.limits.probe);
+            let status = self.status.probed(patience).await;
+            return Ok(Response::new(futures::stream::iter([Ok(status)]).boxed()));
+        }
         let statuses = tokio_stream::wrappers::WatchStream::new(self.status.subscribe());
         Ok(Response::new(statuses.map(|status| Ok((*status).clone())).boxed()))
     }
@@ -264,6 +277,10 @@ impl Writer {
         while let Ok(Some(frame)) = inbound.message().await {
             let mut by_partition: HashMap<u32, (Vec<u64>, Vec<Command>)> = HashMap::new();
             for write in frame.writes {
+                if write.command.len() > COMMAND_BYTES_MAX {
+                    self.refuse(&[write.tag], &too_large(write.command.len())).await;
+                    continue;
+                }
                 let (tags, commands) = by_partition.entry(write.partition_id).or_default();
                 tags.push(write.tag);
                 commands.push(Command(write.command));

@@ -183,16 +183,18 @@ impl Handover {
         let metrics = replica.raft_metrics();
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let view = |member: &crate::distribution::Replica| {
-            let lag =
-                if member.node == replica.me { Some((0, 0)) } else { replica.lag_of(&metrics, member.node) };
-            let connected = self.peers.get(member.node).is_some_and(|p| *p.connected().borrow());
+            let lag = if member.node == replica.me {
+                Some((0, Some(0)))
+            } else {
+                replica.lag_of(&metrics, member.node)
+            };
             ReplicaView {
                 node: member.node,
                 priority: member.priority,
                 voter: voters.contains(&member.node.0),
-                reachable: member.node == replica.me || connected,
+                reachable: member.node == replica.me || self.peers.is_connected(member.node),
                 lag_entries: lag.map(|l| l.0),
-                lag_bytes: lag.map(|l| l.1),
+                lag_bytes: lag.and_then(|l| l.1),
             }
         };
         replica.members.iter().map(view).collect()
@@ -296,7 +298,7 @@ fn view(replica: &Replica, metrics: &RaftMetrics, target: NodeId) -> View {
         leader: metrics.current_leader.map(NodeId),
         last_index,
         target_matched: lag.map(|(entries, _)| last_index - entries),
-        lag_bytes: lag.map_or(0, |l| l.1),
+        lag_bytes: lag.and_then(|l| l.1),
     }
 }
 
@@ -386,8 +388,9 @@ fn sentence(replica: &Replica, target: NodeId, outcome: &Outcome) -> String {
     match outcome {
         Outcome::Transferred => format!("partition {partition} moved from broker {me} to broker {target}"),
         Outcome::LagTooHigh { entries, bytes } => format!(
-            "partition {partition} stays on broker {me}: broker {target} lacks {entries} entries ({bytes} bytes); \
-             rebalance again when its non-replicated records are near 0"
+            "partition {partition} stays on broker {me}: broker {target} lacks {entries} entries ({} bytes); \
+             rebalance again when its non-replicated records are near 0",
+            bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string())
         ),
         Outcome::Unreachable(reason) => {
             format!("partition {partition} stays on broker {me}: broker {target} is not reachable ({reason})")

@@ -35,7 +35,7 @@ pub struct Options {
     pub raft: RaftOptions,
     /// Handing leadership over.
     pub transfer: TransferOptions,
-    /// What a request may carry.
+    /// How much may be under way.
     pub limits: LimitOptions,
     /// Which broker holds which replica.
     pub partitioning: PartitioningOptions,
@@ -150,8 +150,6 @@ impl Default for RaftOptions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransferOptions {
-    /// Most entries that the new leader may lack at the start.
-    pub lag_entries_max: u64,
     /// Most bytes that the new leader may lack at the start.
     pub lag_bytes_max: u64,
     /// How long it may take to catch up.
@@ -168,7 +166,6 @@ pub struct TransferOptions {
 impl Default for TransferOptions {
     fn default() -> Self {
         Self {
-            lag_entries_max: 1000,
             lag_bytes_max: 8 << 20,
             catch_up_timeout: Duration::from_secs(10),
             probe_timeout: Duration::from_millis(200),
@@ -177,28 +174,18 @@ impl Default for TransferOptions {
     }
 }
 
-/// What a request may carry.
+/// How much may be under way. How large keys, values and batches may be is for gateways to say: they refuse before
+/// anything is sent, and a leader that knew other limits than the one before it would refuse what the cluster took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitOptions {
-    /// Longest key.
-    pub key_bytes_max: usize,
-    /// Longest value.
-    pub value_bytes_max: usize,
-    /// Keys and values of one batch together.
-    pub batch_bytes_max: usize,
     /// Writes under way at once.
     pub in_flight_writes_max: usize,
 }
 
 impl Default for LimitOptions {
     fn default() -> Self {
-        Self {
-            key_bytes_max: 1024,
-            value_bytes_max: 1 << 20,
-            batch_bytes_max: 4 << 20,
-            in_flight_writes_max: 16_384,
-        }
+        Self { in_flight_writes_max: 16_384 }
     }
 }
 
@@ -256,14 +243,13 @@ impl Settings for Options {
             "raft.log_entries_kept",
             "Log entries kept after a snapshot, so that short absences need no snapshot",
         ),
-        ("transfer.lag_entries_max", "Do not hand leadership to a replica that lacks more entries than this"),
-        ("transfer.lag_bytes_max", "Do not hand leadership to a replica that lacks more bytes than this"),
+        (
+            "transfer.lag_bytes_max",
+            "Before it stops, hand leadership to no replica that lacks more bytes than this",
+        ),
         ("transfer.catch_up_timeout", "How long a chosen replica may take to catch up before a transfer"),
         ("transfer.probe_timeout", "How long a chosen replica may take to answer before a transfer"),
         ("transfer.leader_wait_timeout", "How long a chosen replica may take to lead once it was told to"),
-        ("limits.key_bytes_max", "Longest key, in bytes"),
-        ("limits.value_bytes_max", "Longest value, in bytes"),
-        ("limits.batch_bytes_max", "Keys and values of one batch together, in bytes"),
         ("limits.in_flight_writes_max", "Writes under way at once; more are refused as overload"),
         (
             "partitioning.scheme",
@@ -418,7 +404,6 @@ impl Options {
 
     fn check_numbers(&self) -> Result<(), OptionsError> {
         const SIZE_MAX: u64 = 1 << 40;
-        const MESSAGE_BYTES_MAX: u64 = 1 << 28;
         let Self { cluster, data, raft, transfer, limits, .. } = self;
         let ranges = [
             ("cluster.partitions", u64::from(cluster.partitions), 1, u64::from(PARTITIONS_MAX)),
@@ -427,22 +412,13 @@ impl Options {
             ("data.changes_retained_max", data.changes_retained_max, 1, SIZE_MAX),
             ("raft.snapshot_after_entries", raft.snapshot_after_entries, 1, SIZE_MAX),
             ("raft.log_entries_kept", raft.log_entries_kept, 1, SIZE_MAX),
-            ("transfer.lag_entries_max", transfer.lag_entries_max, 1, SIZE_MAX),
             ("transfer.lag_bytes_max", transfer.lag_bytes_max, 1, SIZE_MAX),
-            ("limits.key_bytes_max", limits.key_bytes_max as u64, 1, 1 << 16),
-            ("limits.value_bytes_max", limits.value_bytes_max as u64, 1, MESSAGE_BYTES_MAX),
-            ("limits.batch_bytes_max", limits.batch_bytes_max as u64, 1, MESSAGE_BYTES_MAX),
             ("limits.in_flight_writes_max", limits.in_flight_writes_max as u64, 1, 1 << 24),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
                 return Err(refuse(key, value, "is out of range", format!("set {least} to {most}")));
             }
-        }
-        if limits.batch_bytes_max < limits.value_bytes_max {
-            let problem = format!("is less than limits.value_bytes_max = {}", limits.value_bytes_max);
-            let remedy = "let a batch hold at least one value";
-            return Err(refuse("limits.batch_bytes_max", limits.batch_bytes_max, problem, remedy));
         }
         Ok(())
     }
@@ -608,12 +584,8 @@ mod tests {
                 o.raft.heartbeat_interval = ms(250);
             }),
             ("transfer.probe_timeout = 20m: is out of range", |o| o.transfer.probe_timeout = ms(1_200_000)),
-            ("transfer.lag_entries_max = 0: is out of range; set 1", |o| o.transfer.lag_entries_max = 0),
-            ("limits.key_bytes_max = 0: is out of range; set 1 to 65536", |o| o.limits.key_bytes_max = 0),
+            ("transfer.lag_bytes_max = 0: is out of range; set 1", |o| o.transfer.lag_bytes_max = 0),
             ("limits.in_flight_writes_max = 0: is out of range", |o| o.limits.in_flight_writes_max = 0),
-            ("limits.batch_bytes_max = 9: is less than limits.value_bytes_max = 1048576; let", |o| {
-                o.limits.batch_bytes_max = 9;
-            }),
             ("partitioning.scheme = \"round-robin\": leaves the 1 entries", |o| {
                 o.partitioning.fixed = vec![FixedPartitionOptions { partition_id: 1, nodes: vec![] }];
             }),

@@ -291,6 +291,11 @@ impl Peers {
         self.0.get(&node)
     }
 
+    /// Whether the connection to another broker is up.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.get(node).is_some_and(|peer| *peer.connected().borrow())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.0.values()
     }

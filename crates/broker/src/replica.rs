@@ -193,11 +193,13 @@ impl Replica {
         self.lease_void_in_term.store(term, Ordering::Release);
     }
 
-    /// What `node` lacks, (entries, bytes), if this replica leads and the node answered since.
-    pub fn lag_of(&self, metrics: &RaftMetrics, node: NodeId) -> Option<(u64, u64)> {
+    /// What `node` lacks, (entries, bytes), if this replica leads and the node answered since. Bytes are `None` when the
+    /// log does not hold all of these entries any more: then a snapshot has to be sent, whatever its size.
+    pub fn lag_of(&self, metrics: &RaftMetrics, node: NodeId) -> Option<(u64, Option<u64>)> {
         let matched = metrics.replication.as_ref()?.get(&node.0)?.as_ref()?.index();
         let last = metrics.last_log_index.unwrap_or(0);
-        Some((last.saturating_sub(matched), self.log.bytes_after(Some(matched))))
+        let held = metrics.purged.is_none_or(|purged| purged.index() <= matched);
+        Some((last.saturating_sub(matched), held.then(|| self.log.bytes_after(Some(matched)))))
     }
 }
 

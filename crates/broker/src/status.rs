@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::metric_definitions::{self as metric, ReplicaGauges};
 use crate::options::Options;
+use crate::peer::Peers;
 use crate::replica::{RaftMetrics, Replica};
 use crate::replicas::Replicas;
 use crate::stop::Stop;
@@ -40,6 +41,7 @@ pub struct StatusHub(Arc<Inner>);
 
 struct Inner {
     replicas: Replicas,
+    peers: Peers,
     base: pb::BrokerStatus,
     changed: Notify,
     /// A leader that no majority has answered for longer leads nobody any more.
@@ -50,7 +52,13 @@ struct Inner {
 }
 
 impl StatusHub {
-    pub fn new(options: &Options, identity: Identity, cluster_size: u32, replicas: Replicas) -> Self {
+    pub fn new(
+        options: &Options,
+        identity: Identity,
+        cluster_size: u32,
+        replicas: Replicas,
+        peers: Peers,
+    ) -> Self {
         let Identity { host, port, broker_uuid } = identity;
         let base = pb::BrokerStatus {
             broker_uuid,
@@ -69,7 +77,7 @@ impl StatusHub {
         let changed = Notify::new();
         let cut_off_after = options.raft.lease * CUT_OFF_LEASES;
         let (draining, drained) = Default::default();
-        Self(Arc::new(Inner { replicas, base, changed, cut_off_after, draining, drained, published }))
+        Self(Arc::new(Inner { replicas, peers, base, changed, cut_off_after, draining, drained, published }))
     }
 
     /// What is published now, and at once what is so now: who asks anew wants to know the lag.
@@ -100,6 +108,30 @@ impl StatusHub {
         }
     }
 
+    /// What is so now, after every peer was asked whether it is there.
+    pub async fn probed(&self, patience: Duration) -> pb::BrokerStatus {
+        let asked =
+            self.0.peers.iter().filter_map(|peer| Some((peer.clone(), self.shared_group(peer.node)?)));
+        let answers = asked.map(|(peer, group)| async move {
+            let mut client = peer.client();
+            let answer = tokio::time::timeout(patience, client.probe(pb::ProbeRequest { group })).await;
+            let ready = answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.into_inner().ready));
+            (!ready).then_some(peer.node.0)
+        });
+        let silent: Vec<u64> = futures::future::join_all(answers).await.into_iter().flatten().collect();
+        let mut status = self.build();
+        for follower in status.replicas.iter_mut().flat_map(|replica| &mut replica.followers) {
+            follower.silent = silent.contains(&follower.node_id);
+        }
+        status
+    }
+
+    /// A group that both this broker and another have a replica of; one that this broker leads, if any.
+    fn shared_group(&self, node: NodeId) -> Option<u32> {
+        let shared = self.0.replicas.iter().filter(|r| r.members.iter().any(|member| member.node == node));
+        shared.max_by_key(|replica| replica.leads().is_some()).map(|replica| replica.partition.0)
+    }
+
     fn build(&self) -> pb::BrokerStatus {
         let replicas = self.0.replicas.iter().map(|r| self.replica_status(r)).collect();
         pb::BrokerStatus {
@@ -124,10 +156,8 @@ impl StatusHub {
             let append_index = metrics.last_log_index.unwrap_or(0);
             // A follower that has not answered this leader yet lacks everything, as far as anyone can tell.
             let lag = |node: NodeId| {
-                let (entries, bytes) = replica
-                    .lag_of(&metrics, node)
-                    .unwrap_or_else(|| (append_index, replica.log.bytes_after(None)));
-                (node.0, entries, bytes)
+                let (entries, bytes) = replica.lag_of(&metrics, node).unwrap_or((append_index, None));
+                (node.0, entries, bytes.unwrap_or_else(|| replica.log.bytes_after(None)))
             };
             let leads = replica.leads().is_some();
             let own = replica.members.iter().find(|m| m.node == replica.me);
@@ -203,7 +233,13 @@ impl StatusHub {
         let followers = others
             .map(|m| {
                 let lag = replica.lag_of(&metrics, m.node);
-                pb::FollowerLag { node_id: m.node.0, entries: lag.map(|l| l.0), bytes: lag.map(|l| l.1) }
+                pb::FollowerLag {
+                    node_id: m.node.0,
+                    entries: lag.map(|l| l.0),
+                    bytes: lag.and_then(|l| l.1),
+                    unreachable: !self.0.peers.is_connected(m.node),
+                    silent: false,
+                }
             })
             .collect();
         let members = replica.members.iter();

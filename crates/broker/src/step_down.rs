@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use evenkeel_protocol::{NodeId, PartitionId, Priority};
+use evenkeel_protocol::{LagVerdict, NodeId, PartitionId, Priority, judge_lag};
 
 /// What a leader knows about one replica of its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ReplicaView {
     pub reachable: bool,
     /// Log entries that it lacks; `None` while it has not answered this leader yet.
     pub lag_entries: Option<u64>,
-    /// Bytes that it lacks; `None` while unknown.
+    /// Bytes that it lacks; `None` while unknown, and when the log does not hold all of them any more.
     pub lag_bytes: Option<u64>,
 }
 
@@ -30,8 +30,6 @@ pub struct ReplicaView {
 pub struct Policy {
     /// Whether priorities decide who leads.
     pub priority_election: bool,
-    /// Most log entries that a new leader may lack before it catches up.
-    pub lag_entries_max: u64,
     /// Most bytes that a new leader may lack before it catches up.
     pub lag_bytes_max: u64,
 }
@@ -132,7 +130,7 @@ enum Obstacle {
     Unreachable,
     Unknown,
     Learner,
-    Lag { entries: u64, bytes: u64 },
+    Lag { entries: Option<u64>, bytes: Option<u64> },
 }
 
 fn candidates(partition: PartitionId, wanted: &[&ReplicaView], policy: &Policy) -> Choice {
@@ -156,11 +154,12 @@ fn obstacle(replica: &ReplicaView, policy: &Policy) -> Option<Obstacle> {
     if !replica.voter {
         return Some(Obstacle::Learner);
     }
-    let Some(entries) = replica.lag_entries else { return Some(Obstacle::Unknown) };
-    // Entries are always known once a follower has answered; bytes may not be, and then entries decide.
-    let bytes = replica.lag_bytes.unwrap_or(0);
-    let fits = entries <= policy.lag_entries_max && bytes <= policy.lag_bytes_max;
-    (!fits).then_some(Obstacle::Lag { entries, bytes })
+    let (entries, bytes) = (replica.lag_entries, replica.lag_bytes);
+    match judge_lag(entries, bytes, policy.lag_bytes_max) {
+        LagVerdict::WithinLimit => None,
+        LagVerdict::TooHigh => Some(Obstacle::Lag { entries, bytes }),
+        LagVerdict::NotReplicating => Some(Obstacle::Unknown),
+    }
 }
 
 fn refuse(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> Choice {
@@ -173,11 +172,10 @@ fn refuse(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> 
         let _ = match obstacle(replica, policy) {
             Some(Obstacle::Lag { entries, bytes }) => {
                 lagging = true;
-                write!(
-                    detail,
-                    "lacks {entries} entries, {bytes} bytes (at most {}, {})",
-                    policy.lag_entries_max, policy.lag_bytes_max
-                )
+                let number =
+                    |known: Option<u64>| known.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+                let (entries, bytes) = (number(entries), number(bytes));
+                write!(detail, "lacks {entries} entries, {bytes} bytes (at most {})", policy.lag_bytes_max)
             }
             Some(Obstacle::Learner) => {
                 not_replicating = true;
@@ -191,8 +189,8 @@ fn refuse(partition: PartitionId, ordered: &[&ReplicaView], policy: &Policy) -> 
         };
     }
     let (reason, remedy) = if lagging {
-        let remedy = "wait until atomix_non_replicated_entries falls, or raise transfer.lag_entries_max and \
-                      transfer.lag_bytes_max";
+        let remedy = "wait until atomix_non_replicated_entries falls, or raise the limit: replicationLagThreshold of a \
+                      rebalance, transfer.lag_bytes_max of a broker that stops";
         (Reason::LagTooHigh, remedy)
     } else if not_replicating {
         (Reason::NotReplicating, "wait until it takes entries from the leader, then ask again")
@@ -209,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    const POLICY: Policy = Policy { priority_election: true, lag_entries_max: 1000, lag_bytes_max: 1 << 20 };
+    const POLICY: Policy = Policy { priority_election: true, lag_bytes_max: 1 << 20 };
 
     fn replicas() -> impl Strategy<Value = Vec<ReplicaView>> {
         let one = (any::<bool>(), any::<bool>(), proptest::option::of(0u64..2000), 0u64..(2 << 20));
@@ -240,8 +238,8 @@ mod tests {
                     for node in nodes {
                         let view = &views[node.0 as usize];
                         prop_assert!(view.priority > me.priority && view.voter && view.reachable);
-                        prop_assert!(view.lag_entries.unwrap() <= POLICY.lag_entries_max);
-                        prop_assert!(view.lag_bytes.unwrap() <= POLICY.lag_bytes_max);
+                        let judged = judge_lag(view.lag_entries, view.lag_bytes, POLICY.lag_bytes_max);
+                        prop_assert_eq!(judged, LagVerdict::WithinLimit);
                     }
                 }
                 Choice::Refuse { detail, .. } => {

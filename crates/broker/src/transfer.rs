@@ -17,7 +17,7 @@
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
-use evenkeel_protocol::NodeId;
+use evenkeel_protocol::{LagVerdict, NodeId, judge_lag};
 
 /// Longest time that one step-down holds writes back, whatever its targets do.
 pub const FREEZE_MS_MAX: u64 = 100;
@@ -39,7 +39,6 @@ pub struct Limits {
     /// From the closing of the gate until it opens.
     pub freeze: Duration,
     pub leader_wait: Duration,
-    pub lag_entries_max: u64,
     pub lag_bytes_max: u64,
 }
 
@@ -53,7 +52,8 @@ pub struct View {
     pub last_index: u64,
     /// Last entry known to be on the target's disk.
     pub target_matched: Option<u64>,
-    pub lag_bytes: u64,
+    /// What it lacks; `None` when the log does not hold all of it any more.
+    pub lag_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub enum Outcome {
     NotReplicating,
     LagTooHigh {
         entries: u64,
-        bytes: u64,
+        bytes: Option<u64>,
     },
     Unreachable(String),
     /// Writes that were proposed before did not get their answers in time.
@@ -294,7 +294,7 @@ impl Transfer {
         let Some(lag) = lag(view) else {
             return self.finish(Outcome::NotReplicating, now);
         };
-        if lag > self.limits.lag_entries_max || view.lag_bytes > self.limits.lag_bytes_max {
+        if judge_lag(Some(lag), view.lag_bytes, self.limits.lag_bytes_max) == LagVerdict::TooHigh {
             self.finish(Outcome::LagTooHigh { entries: lag, bytes: view.lag_bytes }, now)
         } else if lag <= CLOSE_ENTRIES_MAX {
             self.frozen_at = Some(now);

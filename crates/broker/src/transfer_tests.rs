@@ -13,7 +13,6 @@ fn limits() -> Limits {
         catch_up: Duration::from_secs(10),
         freeze: Duration::from_millis(FREEZE_MS_MAX),
         leader_wait: Duration::from_secs(3),
-        lag_entries_max: 1_000,
         lag_bytes_max: 1 << 20,
     }
 }
@@ -28,7 +27,7 @@ fn views() -> impl Strategy<Value = View> {
         leader,
         last_index: 5_000,
         target_matched: lag.map(|lag| 5_000 - lag),
-        lag_bytes: 0,
+        lag_bytes: Some(lag.unwrap_or(0) * 1_024),
     })
 }
 
@@ -86,7 +85,7 @@ impl Driver {
             leader: Some(ME),
             last_index: 5_000,
             target_matched: Some(4_900),
-            lag_bytes: 0,
+            lag_bytes: Some(0),
         };
         let rest = std::iter::repeat((60_000, Event::Seen(nothing_new)));
         for (pause, event) in script.into_iter().chain(rest) {
@@ -145,7 +144,7 @@ fn targets_that_spend_the_freeze_leave_none_for_the_next() {
     let mut driver = Driver { now, closed_at: None, closed: Duration::ZERO, loaded: true, asked: false };
     let mut attempts = Attempts::new(limits());
     let caught_up =
-        View { term: TERM, leader: Some(ME), last_index: 9, target_matched: Some(9), lag_bytes: 0 };
+        View { term: TERM, leader: Some(ME), last_index: 9, target_matched: Some(9), lag_bytes: Some(0) };
     // Writes stay unanswered: the gate never closes altogether.
     let stuck = vec![(1, Event::ProbeReady), (1, Event::Seen(caught_up))];
     let limits = attempts.next_limits().expect("nothing is spent yet");

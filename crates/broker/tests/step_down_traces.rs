@@ -1,7 +1,7 @@
 //! To whom leaders hand over: the scripts of `testdata/step_down`.
 //!
 //! ```text
-//! policy lag_entries_max=1000 lag_bytes_max=8388608 priority_election=on
+//! policy lag_bytes_max=8388608 priority_election=on
 //! replica 0 priority=3 lag=12/3400             entries and bytes; also lag=unknown, away, learner
 //! choose 2                                     broker 2 leads and was asked to rebalance
 //! successor 2                                  broker 2 leads and is about to stop
@@ -44,7 +44,6 @@ impl Partition {
     fn set_policy(&mut self, settings: &[&str]) {
         for setting in settings {
             match setting.split_once('=').unwrap() {
-                ("lag_entries_max", most) => self.policy.lag_entries_max = most.parse().unwrap(),
                 ("lag_bytes_max", most) => self.policy.lag_bytes_max = most.parse().unwrap(),
                 ("priority_election", switch) => self.policy.priority_election = switch == "on",
                 _ => panic!("unknown setting {setting}"),
@@ -92,7 +91,7 @@ fn print(choice: Choice) -> String {
 #[test]
 fn leaders_hand_over_to_whom_the_scripts_say() {
     evenkeel_golden::run("step_down", || {
-        let policy = Policy { priority_election: true, lag_entries_max: 1000, lag_bytes_max: 8 << 20 };
+        let policy = Policy { priority_election: true, lag_bytes_max: 8 << 20 };
         let mut partition = Partition { policy, replicas: BTreeMap::new() };
         move |line: &str| partition.command(line)
     });

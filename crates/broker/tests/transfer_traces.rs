@@ -25,7 +25,6 @@ const LIMITS: Limits = Limits {
     catch_up: Duration::from_secs(10),
     freeze: Duration::from_millis(FREEZE_MS_MAX),
     leader_wait: Duration::from_secs(3),
-    lag_entries_max: 1_000,
     lag_bytes_max: 1 << 20,
 };
 
@@ -73,7 +72,10 @@ fn view(facts: &str) -> View {
         leader: facts.get("leader").and_then(|l| l.parse().ok()).map(NodeId),
         last_index: number("last").unwrap_or(0),
         target_matched: number("matched"),
-        lag_bytes: number("bytes").unwrap_or(0),
+        lag_bytes: match facts.get("bytes") {
+            Some(&"unknown") => None,
+            _ => Some(number("bytes").unwrap_or(0)),
+        },
     }
 }
 

@@ -165,7 +165,9 @@ pub(crate) fn decide(plan: &Plan, activity: Activity, cooling: &BTreeSet<Partiti
     let moves = || plan.decisions.iter().filter(|decided| matches!(decided.decision, Decision::Move { .. }));
     let behind = |decided: &&PartitionDecision| match decided.decision {
         Decision::Move { .. } => decided.lag_entries.is_none_or(|lag| lag > CAUGHT_UP_ENTRIES_MAX),
-        Decision::Skip => matches!(decided.reason, Reason::PrimaryLagging | Reason::TargetLagging),
+        Decision::Skip => {
+            matches!(decided.reason, Reason::PrimaryLagging | Reason::TargetLagging | Reason::NotReplicating)
+        }
         Decision::Stay => false,
     };
     if let Some(decided) = plan.decisions.iter().find(behind) {

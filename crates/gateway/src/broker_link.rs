@@ -146,7 +146,8 @@ impl BrokerLink {
 
     /// Feeds statuses on until the stream ends; says why it did.
     async fn follow_status(&self, events: &mpsc::Sender<Event>, reported: &mut String) -> String {
-        let subscribed = timeout(OPEN_TIMEOUT, self.client().watch_status(WatchStatusRequest {})).await;
+        let subscribed =
+            timeout(OPEN_TIMEOUT, self.client().watch_status(WatchStatusRequest::default())).await;
         let mut statuses = match subscribed {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return status.message().to_owned(),

@@ -9,38 +9,52 @@ use evenkeel_protocol::{Epoch, NodeId, PartitionId, Priority};
 use crate::planner::{BrokerState, ClusterView, PartitionState, ReplicaState};
 use crate::topology::{BrokerView, PartitionView, Topology};
 
-/// What a follower lacks, in entries and bytes.
-type Lag = (Option<u64>, Option<u64>);
-
-/// What leaders said of their followers, by leadership. Statuses are pushed once a second; lag changes faster.
-#[derive(Debug, Default)]
-pub(crate) struct LatestLags {
-    by_epoch: HashMap<(PartitionId, Epoch), HashMap<NodeId, Lag>>,
+/// What a leader says of one follower.
+#[derive(Clone, Copy, Debug)]
+struct Follower {
+    lag_entries: Option<u64>,
+    lag_bytes: Option<u64>,
+    /// The leader is connected to it.
+    reachable: bool,
+    /// It did not answer the leader's probe.
+    silent: bool,
 }
 
-impl LatestLags {
+/// What leaders said of their followers just now, by leadership. Statuses are pushed once a second; lag changes faster.
+#[derive(Debug, Default)]
+pub(crate) struct FollowersNow {
+    by_epoch: HashMap<(PartitionId, Epoch), HashMap<NodeId, Follower>>,
+}
+
+impl FollowersNow {
     /// Takes in what a broker says of the partitions that it leads.
     pub(crate) fn take(&mut self, status: &BrokerStatus) {
         for replica in status.replicas.iter().filter(|replica| replica.role() == Role::Leader) {
             let epoch = Epoch { term: replica.term, node: NodeId(status.node_id) };
-            let lags = replica.followers.iter().map(|lag| (NodeId(lag.node_id), (lag.entries, lag.bytes)));
-            self.by_epoch.insert((PartitionId(replica.partition_id), epoch), lags.collect());
+            let followers = replica.followers.iter().map(|told| {
+                let (lag_entries, lag_bytes) = (told.entries, told.bytes);
+                (
+                    NodeId(told.node_id),
+                    Follower { lag_entries, lag_bytes, reachable: !told.unreachable, silent: told.silent },
+                )
+            });
+            self.by_epoch.insert((PartitionId(replica.partition_id), epoch), followers.collect());
         }
     }
 
-    fn of(&self, partition: &PartitionView, node: NodeId) -> Option<Lag> {
+    fn of(&self, partition: &PartitionView, node: NodeId) -> Option<Follower> {
         self.by_epoch.get(&(partition.id, partition.epoch?))?.get(&node).copied()
     }
 }
 
 /// The cluster as the planner wants it.
-pub(crate) fn cluster_view(topology: &Topology, latest: &LatestLags) -> ClusterView {
+pub(crate) fn cluster_view(topology: &Topology, now: &FollowersNow) -> ClusterView {
     let broker = |broker: &BrokerView| BrokerState {
         node: broker.node,
         healthy: broker.reachable,
         drained: broker.draining || broker.drained,
     };
-    let partitions = topology.partitions.iter().map(|partition| partition_state(topology, latest, partition));
+    let partitions = topology.partitions.iter().map(|partition| partition_state(topology, now, partition));
     ClusterView {
         brokers: topology.brokers.iter().map(broker).collect(),
         partitions: partitions.collect(),
@@ -48,21 +62,27 @@ pub(crate) fn cluster_view(topology: &Topology, latest: &LatestLags) -> ClusterV
     }
 }
 
-fn partition_state(topology: &Topology, latest: &LatestLags, partition: &PartitionView) -> PartitionState {
+fn partition_state(topology: &Topology, now: &FollowersNow, partition: &PartitionView) -> PartitionState {
     let replica = |node: &NodeId| {
         let broker = topology.broker(*node)?;
         let at = broker.replicas.binary_search_by_key(&partition.id, |replica| replica.partition).ok()?;
         let replica = broker.replicas.get(at)?;
-        let (lag_entries, lag_bytes) =
-            latest.of(partition, *node).unwrap_or((replica.lag_entries, replica.lag_bytes));
+        let told = now.of(partition, *node).unwrap_or(Follower {
+            lag_entries: replica.lag_entries,
+            lag_bytes: replica.lag_bytes,
+            reachable: true,
+            silent: false,
+        });
         Some(ReplicaState {
             node: *node,
             priority: Priority(replica.priority),
             // Membership is fixed: every replica of the distribution votes.
             voter: true,
-            reachable: broker.reachable,
-            lag_entries,
-            lag_bytes,
+            // By this gateway, and by the leader that would hand over to it.
+            reachable: broker.reachable && told.reachable,
+            silent: told.silent,
+            lag_entries: told.lag_entries,
+            lag_bytes: told.lag_bytes,
         })
     };
     PartitionState {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_protocol::{Epoch, NodeId, PartitionId};
 use serde::Serialize;
 
-use crate::cluster_view::{LatestLags, cluster_view};
+use crate::cluster_view::{FollowersNow, cluster_view};
 use crate::planner::{Decision, PlanRequest, Policy, plan};
 use crate::topology::{BrokerView, PartitionView, Topology};
 
@@ -141,7 +141,7 @@ struct Before {
 ///
 /// # Errors
 /// When healthy brokers cannot be told apart by their UUIDs.
-pub(crate) fn earmark(topology: &Topology) -> Result<Earmarked, Refused> {
+pub(crate) fn earmark(topology: &Topology, now: &FollowersNow) -> Result<Earmarked, Refused> {
     let mut brokers = BTreeMap::new();
     let mut uuids = BTreeSet::new();
     for broker in topology.brokers.iter().filter(|broker| broker.reachable) {
@@ -156,7 +156,7 @@ pub(crate) fn earmark(topology: &Topology) -> Result<Earmarked, Refused> {
             .insert(broker.node, Before { uuid: broker.uuid.clone(), owned: owned(topology, broker.node).0 });
     }
     let request = PlanRequest { policy: Policy::Records, ..PlanRequest::default() };
-    let plan = plan(&cluster_view(topology, &LatestLags::default()), &request);
+    let plan = plan(&cluster_view(topology, now), &request);
     let handover = |transfer: &crate::planner::Transfer| {
         let partition = topology.partition(transfer.partition)?;
         let decided = plan.decisions.iter().find(|decision| decision.partition == transfer.partition)?;

@@ -19,7 +19,7 @@ use crate::esc::{
 use crate::esc_slot::{Held, Slot, refused};
 use crate::metric_definitions;
 use crate::planner::REPLICATION_LAG_BYTES_MAX;
-use crate::rebalance_runner::Rebalancer;
+use crate::rebalance_runner::{Rebalancer, Thoroughly};
 use crate::system_store::{SystemStore, SystemStoreError};
 use crate::topology::SharedTopology;
 use crate::writes::Router;
@@ -104,7 +104,8 @@ impl EscOwnership {
         if let Some(because) = refused_by_failover(&topology) {
             return Err(because);
         }
-        let earmarked = earmark(&topology)?;
+        let now = self.rebalancer.ask_leaders(Thoroughly::No).await;
+        let earmarked = earmark(&topology, &now)?;
         if earmarked.handovers.is_empty() {
             return Ok(Answered::Nothing);
         }

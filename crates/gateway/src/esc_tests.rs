@@ -82,7 +82,7 @@ fn numbers(accounts: &BTreeMap<String, Account>) -> Vec<(u64, u64, u64, u64)> {
 #[test]
 fn escs_example_300_300_0_ends_at_200_each() {
     let before = example();
-    let earmarked = earmark(&before).unwrap();
+    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
     let mut after = before;
     let mut transferred = BTreeMap::new();
     for handover in &earmarked.handovers {
@@ -95,13 +95,16 @@ fn escs_example_300_300_0_ends_at_200_each() {
     assert_eq!(numbers(&accounts), [(300, 100, 100, 200), (300, 100, 100, 200), (0, 0, 0, 200)]);
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["esc1-uuid", "esc2-uuid", "esc3-uuid"]);
     assert!(accounts.values().all(Account::is_complete));
-    assert!(earmark(&after).unwrap().handovers.is_empty(), "a second call finds nothing");
+    assert!(
+        earmark(&after, &FollowersNow::default()).unwrap().handovers.is_empty(),
+        "a second call finds nothing"
+    );
 }
 
 #[test]
 fn what_an_owner_did_not_hand_over_is_requested_and_not_accepted() {
     let before = example();
-    let earmarked = earmark(&before).unwrap();
+    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
     let refused = earmarked.handovers.iter().find(|handover| handover.from == NodeId(1)).unwrap().partition;
     let mut after = before;
     for handover in earmarked.handovers.iter().filter(|handover| handover.partition != refused) {
@@ -111,14 +114,19 @@ fn what_an_owner_did_not_hand_over_is_requested_and_not_accepted() {
     assert_eq!(numbers(&accounts), [(300, 100, 100, 200), (300, 100, 50, 250), (0, 0, 0, 150)]);
     assert!(!accounts["esc2-uuid"].is_complete());
     // The next call moves the rest, and only that.
-    let rest: Vec<_> = earmark(&after).unwrap().handovers.iter().map(|h| (h.from, h.records)).collect();
+    let rest: Vec<_> = earmark(&after, &FollowersNow::default())
+        .unwrap()
+        .handovers
+        .iter()
+        .map(|h| (h.from, h.records))
+        .collect();
     assert_eq!(rest, [(NodeId(1), 50)]);
 }
 
 #[test]
 fn a_partition_counts_for_its_last_known_owner() {
     let before = topology(2, &[(Some(0), 10), (Some(0), 10), (Some(0), 10), (Some(0), 10)]);
-    let earmarked = earmark(&before).unwrap();
+    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
     let moved: Vec<PartitionId> = earmarked.handovers.iter().map(|handover| handover.partition).collect();
     assert_eq!(moved.len(), 2);
     let reported: BTreeMap<_, _> = moved.iter().map(|partition| (*partition, NodeId(1))).collect();
@@ -143,7 +151,7 @@ fn a_broker_that_stops_or_is_away_is_given_nothing() {
     for (draining, reachable) in [(true, true), (false, false)] {
         let mut topology = example();
         (topology.brokers[2].draining, topology.brokers[2].reachable) = (draining, reachable);
-        assert!(earmark(&topology).unwrap().handovers.is_empty());
+        assert!(earmark(&topology, &FollowersNow::default()).unwrap().handovers.is_empty());
     }
 }
 
@@ -152,7 +160,7 @@ fn brokers_without_a_uuid_of_their_own_are_an_internal_error() {
     for uuid in ["", "esc1-uuid"] {
         let mut topology = example();
         topology.brokers[1].uuid = uuid.into();
-        let error = earmark(&topology).unwrap_err();
+        let error = earmark(&topology, &FollowersNow::default()).unwrap_err();
         assert_eq!((error.code(), error.to_string().as_str()), (500, "Internal Error"));
     }
 }

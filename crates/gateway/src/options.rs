@@ -21,6 +21,9 @@ const SLOW_WATCHER_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Longest time that automatic rebalancing may be told to wait for anything: a week.
 const AUTOMATIC_TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
+/// Largest value or batch: brokers replicate a write in one message, with room for what it is wrapped in.
+const WRITE_BYTES_MAX: i64 = 32 << 20;
+
 /// Everything that a gateway can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -328,8 +331,8 @@ impl Options {
             ("routing.parked_bytes_max", self.routing.parked_bytes_max, 1 << 40),
             ("routing.in_flight_max", self.routing.in_flight_max, 1 << 24),
             ("limits.key_bytes_max", self.limits.key_bytes_max, 1 << 16),
-            ("limits.value_bytes_max", self.limits.value_bytes_max, 1 << 28),
-            ("limits.batch_bytes_max", self.limits.batch_bytes_max, 1 << 28),
+            ("limits.value_bytes_max", self.limits.value_bytes_max, WRITE_BYTES_MAX),
+            ("limits.batch_bytes_max", self.limits.batch_bytes_max, WRITE_BYTES_MAX),
             ("limits.watchers_max", self.limits.watchers_max, 1 << 24),
             ("limits.connections_max", self.limits.connections_max, 1 << 20),
         ];

@@ -82,7 +82,7 @@ fn setback_of<T>(answer: Result<Answer<T>, Status>) -> Result<Setback, Refusal> 
     match answer {
         Ok(Answer::NotLeader(not)) => Ok(Setback::NotLeader { hint: not.leader.map(NodeId), term: not.term }),
         Ok(Answer::Refused(refused)) => match refused.reason() {
-            Reason::Malformed => Err(Refusal::BrokerMisbehaved { detail: refused.detail }),
+            Reason::Malformed | Reason::TooLarge => Err(Refusal::BrokerMisbehaved { detail: refused.detail }),
             Reason::Overloaded => Ok(Setback::Overloaded),
             Reason::Stopped | Reason::UnknownPartition => Ok(Setback::Stopped),
             Reason::UnknownOutcome | Reason::Storage | Reason::Unspecified => Ok(Setback::NoAnswer),

@@ -147,7 +147,7 @@ fn untouched(decided: &PartitionDecision) -> PartitionResult {
     match decided.reason {
         Reason::PrimaryLagging | Reason::TargetLagging => PartitionResult::LagTooHigh,
         Reason::NoLeader => PartitionResult::NoLeader,
-        Reason::NotVoter => PartitionResult::NotReplicating,
+        Reason::NotVoter | Reason::NotReplicating => PartitionResult::NotReplicating,
         Reason::NotMember => PartitionResult::NotMember,
         Reason::PrimaryUnreachable | Reason::TargetUnreachable | Reason::NoCandidate => {
             PartitionResult::Unreachable
@@ -155,12 +155,13 @@ fn untouched(decided: &PartitionDecision) -> PartitionResult {
         Reason::NoPrimary
         | Reason::PriorityElectionDisabled
         | Reason::Paused
+        // Only a broker that the request names is skipped for being drained.
+        | Reason::Drained
         | Reason::Capped
         | Reason::Filtered
         | Reason::BudgetSpent => PartitionResult::Cancelled,
         // The best of those that can lead does.
-        Reason::Drained
-        | Reason::AlreadyLeader
+        Reason::AlreadyLeader
         | Reason::Misplaced
         | Reason::Uneven
         | Reason::Overloaded
@@ -265,6 +266,9 @@ pub(crate) struct Outcome {
     pub(crate) detail: String,
     pub(crate) from: Option<NodeId>,
     pub(crate) to: Option<NodeId>,
+    /// Who led when it was done with, as the topology showed it. `None` also when nobody looked.
+    #[serde(default)]
+    pub(crate) leader: Option<NodeId>,
     /// How long old leaders held writes back.
     pub(crate) frozen_us: Option<u64>,
     /// Where the time of all its transfers went. Runs stored by earlier versions do not tell.

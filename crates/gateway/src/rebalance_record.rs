@@ -127,6 +127,7 @@ pub(crate) fn outcome_of_plan(planned: &PlannedPartition) -> Option<Outcome> {
         detail: planned.detail.clone(),
         from: planned.leader,
         to: None,
+        leader: None,
         frozen_us: None,
         phases: None,
     })
@@ -271,11 +272,17 @@ fn partition_json(planned: &PlannedPartition, state: Option<&PartitionRunState>)
     };
     // Also one who has come to lead without being asked.
     let leads_now = outcome.filter(|outcome| outcome.result.is_success()).and_then(|outcome| outcome.to);
+    let known = leads_now.or(outcome.and_then(|outcome| outcome.leader));
+    let current = match outcome.map(|outcome| outcome.result) {
+        // Whoever led when the plan was made does not any more.
+        Some(PartitionResult::LeaderChanged | PartitionResult::NoLeader) => known,
+        _ => known.or(planned.leader),
+    };
     let wanted = planned.desired.or(planned.leader);
     PartitionRunJson {
         partition_id: planned.partition.0,
         physical_tenant_id: PHYSICAL_TENANT,
-        current_leader: leads_now.or(planned.leader).map(text),
+        current_leader: current.map(text),
         desired_leader: wanted.map_or_else(String::new, text),
         progress: match state {
             None => Progress::Pending,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster_view::{LatestLags, cluster_view};
+use crate::cluster_view::{FollowersNow, cluster_view};
 use crate::esc_slot::Slot;
 use crate::metric_definitions;
 use crate::planner::{Plan, Reason};
@@ -42,6 +42,9 @@ use crate::writes::Router;
 const PARTITIONS_PER_TRANSFER: u32 = 100;
 /// How long brokers may take to tell their followers' lag before a plan.
 const LEADERS_ASKED_TIMEOUT: Duration = Duration::from_millis(100);
+/// With probes: how long each broker waits for the others, and how long all may take.
+const PROBE_MS: u32 = 200;
+const LEADERS_PROBED_TIMEOUT: Duration = Duration::from_millis(400);
 /// Statuses that a broker sends to who asks: what it published last, and then what is so now.
 const STATUSES_ASKED: usize = 2;
 /// How often a gateway looks for a run under way, and how often once there is one of another gateway.
@@ -53,6 +56,15 @@ const SILENT_MAX: Duration = Duration::from_millis(700);
 const LOOKS_APART_MAX: Duration = Duration::from_millis(400);
 /// Times that asking to cancel may meet a beat.
 const CANCEL_ATTEMPTS_MAX: u32 = 20;
+
+/// How leaders are asked about their followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thoroughly {
+    /// What they know. A process that hangs is found by the transfer's own probe.
+    No,
+    /// They ask their followers first: a plan that is shown, or was, says what the run would find.
+    WithProbes,
+}
 
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,14 +191,18 @@ impl Rebalancer {
             },
         };
         self.check_free().await?;
-        let latest =
-            match decide(&self.topology(), &cluster_view(&self.topology(), &LatestLags::default()), settings)
-                .0
-            {
-                // A balanced cluster is left alone: nobody is asked anything.
-                Decision::Balanced => LatestLags::default(),
-                Decision::Refused(_) | Decision::Run(_) => self.ask_leaders().await,
-            };
+        let thoroughly = if request.plan.is_some() { Thoroughly::WithProbes } else { Thoroughly::No };
+        let latest = match decide(
+            &self.topology(),
+            &cluster_view(&self.topology(), &FollowersNow::default()),
+            settings,
+        )
+        .0
+        {
+            // A balanced cluster is left alone: nobody is asked anything.
+            Decision::Balanced => FollowersNow::default(),
+            Decision::Refused(_) | Decision::Run(_) => self.ask_leaders(thoroughly).await,
+        };
         let topology = self.topology();
         let (decision, plan) = decide(&topology, &cluster_view(&topology, &latest), settings);
         let fingerprint = plan.map(|plan| plan.fingerprint).unwrap_or_default();
@@ -246,7 +262,7 @@ impl Rebalancer {
             return Err(because.into());
         }
         self.check_free().await?;
-        let latest = self.ask_leaders().await;
+        let latest = self.ask_leaders(Thoroughly::WithProbes).await;
         let view = cluster_view(&self.topology(), &latest);
         Ok(crate::planner::plan(&view, &settings.plan_request()))
     }
@@ -271,7 +287,7 @@ impl Rebalancer {
 
     /// Whether a run would move anything, as far as the topology tells. Nobody is asked.
     pub(crate) fn would_move(&self, settings: &RunSettings) -> bool {
-        let view = cluster_view(&self.topology(), &LatestLags::default());
+        let view = cluster_view(&self.topology(), &FollowersNow::default());
         !crate::planner::plan(&view, &settings.plan_request()).is_empty()
     }
 
@@ -297,7 +313,7 @@ impl Rebalancer {
         }
         self.check_names(&request.settings)?;
         let paused = self.0.runs.store.ownership().await?.paused;
-        let latest = self.ask_leaders().await;
+        let latest = self.ask_leaders(Thoroughly::WithProbes).await;
         let topology = self.topology();
         let mut view = cluster_view(&topology, &latest);
         view.paused = paused;
@@ -312,21 +328,26 @@ impl Rebalancer {
         Ok(shown)
     }
 
-    /// Asks every broker for its followers' lag as it is now. Who does not answer in time is not waited for.
-    async fn ask_leaders(&self) -> LatestLags {
+    /// Asks every broker what its followers lack now, and which of them it reaches. Who does not answer in time is not
+    /// waited for.
+    pub(crate) async fn ask_leaders(&self, thoroughly: Thoroughly) -> FollowersNow {
         let topology = self.topology();
         let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
-        let latest = Mutex::new(LatestLags::default());
+        let latest = Mutex::new(FollowersNow::default());
+        let (probe_ms, patience) = match thoroughly {
+            Thoroughly::No => (0, LEADERS_ASKED_TIMEOUT),
+            Thoroughly::WithProbes => (PROBE_MS, LEADERS_PROBED_TIMEOUT),
+        };
         let ask = reachable.filter_map(|broker| self.0.router.links.get(broker.node)).map(|link| async {
             let mut client = link.client();
-            let Ok(statuses) = client.watch_status(WatchStatusRequest {}).await else { return };
+            let Ok(statuses) = client.watch_status(WatchStatusRequest { probe_ms }).await else { return };
             let mut statuses = statuses.into_inner().take(STATUSES_ASKED);
             while let Some(Ok(status)) = statuses.next().await {
                 latest.lock().take(&status);
             }
         });
         // What has been told until then counts.
-        let _ = timeout(LEADERS_ASKED_TIMEOUT, futures::future::join_all(ask)).await;
+        let _ = timeout(patience, futures::future::join_all(ask)).await;
         latest.into_inner()
     }
 
@@ -577,6 +598,7 @@ fn stopped(planned: &PlannedPartition, reason: Reason, why: &str) -> Outcome {
         detail: format!("partition {} stays as it is: {why}", planned.partition),
         from: planned.leader,
         to: None,
+        leader: None,
         frozen_us: None,
         phases: None,
     }

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use evenkeel_protocol::Epoch;
+use evenkeel_protocol::internal::v1::{BrokerStatus, FollowerLag, ReplicaStatus};
 use evenkeel_protocol::v1::{Health, Role};
 
-use crate::cluster_view::{LatestLags, cluster_view};
+use crate::cluster_view::{FollowersNow, cluster_view};
 use crate::rebalance_record::{Run, RunHead, RunJson, Transition, balance, timestamp};
 use crate::topology::{BrokerView, PartitionView, ReplicaView};
 
@@ -61,7 +62,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
 }
 
 fn decided(topology: &Topology, settings: &RunSettings) -> Decision {
-    decide(topology, &cluster_view(topology, &LatestLags::default()), settings).0
+    decide(topology, &cluster_view(topology, &FollowersNow::default()), settings).0
 }
 
 fn planned_of(topology: &Topology) -> Vec<PlannedPartition> {
@@ -103,6 +104,51 @@ fn a_primary_that_lags_or_is_away_is_told_as_such() {
 }
 
 #[test]
+fn what_a_leader_says_of_its_followers_decides_before_what_the_gateway_sees() {
+    let skewed = topology(&[(Some(0), Some(1))]);
+    let told = |follower: FollowerLag| {
+        let mut now = FollowersNow::default();
+        now.take(&BrokerStatus {
+            node_id: 0,
+            replicas: vec![ReplicaStatus {
+                partition_id: 1,
+                role: Role::Leader.into(),
+                term: 4,
+                followers: vec![follower],
+                ..ReplicaStatus::default()
+            }],
+            ..BrokerStatus::default()
+        });
+        let decided = decide(&skewed, &cluster_view(&skewed, &now), &RunSettings::default()).0;
+        let Decision::Run(planned) = decided else { panic!("no run: {decided:?}") };
+        (planned[0].result, planned[0].reason)
+    };
+    let near =
+        FollowerLag { node_id: 1, entries: Some(1), bytes: Some(100), unreachable: false, silent: false };
+    assert_eq!(told(near), (None, Reason::Misplaced));
+    let cut_off = FollowerLag { unreachable: true, ..near };
+    assert_eq!(told(cut_off), (Some(PartitionResult::Unreachable), Reason::PrimaryUnreachable));
+    let hangs = FollowerLag { silent: true, ..near };
+    assert_eq!(told(hangs), (Some(PartitionResult::Unreachable), Reason::PrimaryUnreachable));
+    // Leaders look at the lag before they probe, so that is told first.
+    let hangs_and_lags = FollowerLag { bytes: Some(u64::MAX), ..hangs };
+    assert_eq!(told(hangs_and_lags), (Some(PartitionResult::LagTooHigh), Reason::PrimaryLagging));
+    let unheard = FollowerLag { entries: None, bytes: None, ..near };
+    assert_eq!(told(unheard), (Some(PartitionResult::NotReplicating), Reason::NotReplicating));
+    let behind_the_log = FollowerLag { bytes: None, ..near };
+    assert_eq!(told(behind_the_log), (Some(PartitionResult::LagTooHigh), Reason::PrimaryLagging));
+}
+
+#[test]
+fn a_drained_broker_that_the_request_names_is_not_called_the_leader() {
+    let mut skewed = topology(&[(Some(0), Some(0))]);
+    skewed.brokers[1].drained = true;
+    let settings = RunSettings { targets: [(PartitionId(1), NodeId(1))].into(), ..RunSettings::default() };
+    let Decision::Run(planned) = decided(&skewed, &settings) else { panic!("no run") };
+    assert_eq!((planned[0].result, planned[0].reason), (Some(PartitionResult::Cancelled), Reason::Drained));
+}
+
+#[test]
 fn a_rebalance_that_cannot_work_is_refused_with_the_reason() {
     let mut unreachable = topology(&[(Some(0), Some(1))]);
     for broker in &mut unreachable.brokers {
@@ -126,6 +172,7 @@ fn outcome(result: PartitionResult, reason: Option<Reason>) -> Outcome {
         detail: String::new(),
         from: Some(NodeId(0)),
         to: Some(NodeId(1)),
+        leader: Some(NodeId(1)),
         frozen_us: Some(2_500),
         phases: Some(Phases { probe_us: 400, catch_up_us: 12_000, freeze_us: 1_000, election_us: 1_500 }),
     }

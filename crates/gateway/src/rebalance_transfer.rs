@@ -57,7 +57,13 @@ enum Leading {
 
 impl Transfers {
     /// To the end, whatever it is. `asked`: its leader may have been asked before, by a gateway that died.
-    pub(crate) async fn hand_over(&self, planned: &PlannedPartition, mut asked: bool) -> Outcome {
+    pub(crate) async fn hand_over(&self, planned: &PlannedPartition, asked: bool) -> Outcome {
+        let outcome = self.attempts(planned, asked).await;
+        let topology = self.router.topology.borrow();
+        Outcome { leader: topology.partition(planned.partition).and_then(|p| p.leader), ..outcome }
+    }
+
+    async fn attempts(&self, planned: &PlannedPartition, mut asked: bool) -> Outcome {
         let mut cost = Cost::default();
         let mut attempt = 1;
         loop {
@@ -78,6 +84,9 @@ impl Transfers {
                 return outcome;
             }
             if !outcome.result.is_worth_a_retry() || attempt == self.settings.transfer_attempts_max {
+                if outcome.result == PartitionResult::LeaderChanged {
+                    self.until_shown(planned, epoch, leader).await;
+                }
                 return self.last_look(planned, outcome);
             }
             tracing::debug!(partition = %planned.partition, attempt, "{}", outcome.detail);
@@ -133,17 +142,16 @@ impl Transfers {
         let patience = each * u32::try_from(planned.candidates.len()).unwrap_or(1) + STEP_DOWN_MARGIN;
         match timeout(patience, link.client().step_down(request)).await {
             Err(_) => {
-                let detail = format!("broker {leader} did not answer within {} s", patience.as_secs());
+                let detail =
+                    format!("its leader, broker {leader}, did not answer within {} s", patience.as_secs());
                 ended(PartitionResult::NoResponse, planned, detail, Cost::default())
             }
             Ok(Err(status)) => {
-                // Whether the leader got the request cannot be told from a broken connection.
-                let result = if status.code() == tonic::Code::Unavailable {
-                    PartitionResult::Unreachable
-                } else {
-                    PartitionResult::NoResponse
+                let (result, what) = match could_not_connect(&status) {
+                    true => (PartitionResult::Unreachable, "could not be connected to"),
+                    false => (PartitionResult::NoResponse, "was asked and did not answer"),
                 };
-                let detail = format!("broker {leader}: {}", status.message());
+                let detail = format!("its leader, broker {leader}, {what} ({})", status.message());
                 ended(result, planned, detail, Cost::default())
             }
             Ok(Ok(response)) => {
@@ -157,6 +165,7 @@ impl Transfers {
                     phases: answer.phases.map(Phases::from),
                     from: answer.from.map(NodeId).or(Some(leader)),
                     to: answer.to.map(NodeId),
+                    leader: None,
                     detail: if answer.detail.is_empty() { planned.detail.clone() } else { answer.detail },
                 }
             }
@@ -164,14 +173,14 @@ impl Transfers {
     }
 
     /// Waits until the topology shows what the leader reported, so that a run's result never contradicts it.
-    async fn until_shown(&self, planned: &PlannedPartition, before: Epoch, to: NodeId) {
+    async fn until_shown(&self, planned: &PlannedPartition, before: Epoch, told: NodeId) {
         let mut topology = self.router.topology.clone();
         let shown = topology.wait_for(|view| {
             view.partition(planned.partition)
                 .is_some_and(|p| p.leader.is_some() && p.epoch.is_some_and(|epoch| epoch > before))
         });
         if timeout(LEADER_SHOWN_TIMEOUT, shown).await.is_err() {
-            tracing::warn!(partition = %planned.partition, to = %to, "the new leader has not shown itself yet");
+            tracing::warn!(partition = %planned.partition, %told, "the new leader has not shown itself yet");
         }
     }
 
@@ -186,6 +195,13 @@ impl Transfers {
         // Nothing to be done about a topology that has ended: the gateway stops.
         let _ = timeout_at(until, changed).await;
     }
+}
+
+/// Whether a call failed before anything was sent. From a connection that broke later it cannot be told whether the other
+/// side got the request.
+fn could_not_connect(status: &tonic::Status) -> bool {
+    let first: &(dyn std::error::Error + 'static) = status;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| error.is::<tonic::ConnectError>())
 }
 
 /// Whether the partition is where it should be: with the best candidate, or with any of them once asked.
@@ -209,5 +225,5 @@ fn arrived(planned: &PlannedPartition, node: NodeId, asked: bool, cost: Cost) ->
 fn ended(result: PartitionResult, planned: &PlannedPartition, detail: String, cost: Cost) -> Outcome {
     let Cost { frozen_us, phases } = cost;
     let (reason, from) = (Some(planned.reason), planned.leader);
-    Outcome { result, reason, detail, from, to: None, frozen_us, phases }
+    Outcome { result, reason, detail, from, to: None, leader: None, frozen_us, phases }
 }

@@ -121,8 +121,8 @@ fn lag_is_what_the_leader_says() {
     let now = Instant::now();
     let mut leader = raw_status(0, Role::Leader, 5);
     leader.replicas[0].followers = vec![
-        FollowerLag { node_id: 1, entries: Some(7), bytes: Some(700) },
-        FollowerLag { node_id: 2, entries: None, bytes: None },
+        FollowerLag { node_id: 1, entries: Some(7), bytes: Some(700), unreachable: false, silent: false },
+        FollowerLag { node_id: 2, entries: None, bytes: None, unreachable: false, silent: false },
     ];
     let mut state = ClusterState::new(&contacts());
     state.apply(status(1, Role::Follower, 5), now).unwrap();

@@ -295,6 +295,9 @@ impl From<write_result::Result> for Attempt {
             write_result::Result::Refused(refused) => match refused.reason() {
                 Reason::Overloaded => Self::Setback(Setback::Overloaded),
                 Reason::Stopped | Reason::UnknownPartition => Self::Setback(Setback::Stopped),
+                Reason::TooLarge => {
+                    Self::Refused(Refusal::invalid("BATCH_TOO_LARGE", "operations", refused.detail))
+                }
                 Reason::Malformed => Self::Refused(Refusal::BrokerMisbehaved { detail: refused.detail }),
                 Reason::UnknownOutcome | Reason::Storage | Reason::Unspecified => {
                     Self::Setback(Setback::UnknownOutcome)

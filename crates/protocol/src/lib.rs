@@ -1,11 +1,14 @@
 //! Wire types generated from `proto/`, and the identifiers that every crate shares.
 //!
-//! Pure: no I/O, no clock. See `ids` for the newtypes and `routing` for how a key finds its partition.
+//! Pure: no I/O, no clock. See `ids` for the newtypes, `routing` for how a key finds its partition, and
+//! `lag` for when a replica lacks too much to lead.
 
 mod ids;
+mod lag;
 mod routing;
 
 pub use ids::{Epoch, NodeId, PartitionId, Position, Priority, SYSTEM_GROUP};
+pub use lag::{LagVerdict, judge_lag};
 pub use routing::partition_of;
 
 /// The public data and cluster interface, `evenkeel.v1`.
@@ -31,6 +34,11 @@ pub mod gateway_protocol {
 
 /// Every service's descriptors, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Largest command, encoded, that a broker takes. A command travels to brokers and between them in one message of 64 MiB at
+/// most, with what else waits: one that did not fit could never be replicated. What clients may send is bounded far
+/// below it, by the gateways' limits.
+pub const COMMAND_BYTES_MAX: usize = 40 << 20;
 
 /// Domain of the `google.rpc.ErrorInfo` that our errors carry.
 pub const ERROR_DOMAIN: &str = "evenkeel";

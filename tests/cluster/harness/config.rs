@@ -53,6 +53,14 @@ impl Spec {
         self
     }
 
+    /// The replicas as listed, the nodes of each partition.
+    pub fn fixed(self, layout: &[&[&str]]) -> Self {
+        let fixed = self
+            .broker("partitioning.scheme", "fixed")
+            .broker("partitioning.fixed", fixed_partitions(layout));
+        Self { replication_factor: layout[0].len() as u32, ..fixed }
+    }
+
     pub fn broker_config(&self, node: u64, ports: &ClusterPorts, data: &Path) -> Table {
         let (grpc, monitoring) = ports.brokers[usize::try_from(node).unwrap()];
         let mut config = Table::new();
@@ -82,6 +90,17 @@ impl Spec {
         }
         config
     }
+}
+
+/// `[[partitioning.fixed]]`: the nodes of each partition, from partition 1 on.
+pub fn fixed_partitions(layout: &[&[&str]]) -> Value {
+    let entry = |(index, nodes): (usize, &&[&str])| {
+        let mut entry = Table::new();
+        set(&mut entry, "partition_id", index as i64 + 1);
+        set(&mut entry, "nodes", nodes.iter().map(|node| (*node).to_owned()).collect::<Vec<_>>());
+        Value::Table(entry)
+    };
+    Value::Array(layout.iter().enumerate().map(entry).collect())
 }
 
 /// Where each process listens.

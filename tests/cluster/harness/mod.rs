@@ -13,9 +13,9 @@ mod rebalance_api;
 mod waiting;
 
 pub use cluster::{Cluster, leaders, leads_per_broker, terms};
-pub use config::{ClusterPorts, PATIENT_LEASE, PATIENT_STAGGER, Spec, set};
+pub use config::{ClusterPorts, PATIENT_LEASE, PATIENT_STAGGER, Spec, fixed_partitions, set};
 pub use held_run::{HELD, HeldRun, pending, transferring};
-pub use http::{Answer, http};
+pub use http::{Answer, http, send};
 pub use load::Load;
 pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;

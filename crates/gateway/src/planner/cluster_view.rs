@@ -50,8 +50,10 @@ pub struct ReplicaState {
     pub priority: Priority,
     /// Counts in elections; a learner cannot lead.
     pub voter: bool,
-    /// Answers the leader.
+    /// Connected to the leader.
     pub reachable: bool,
+    /// Did not answer a probe, if there was one: it hangs.
+    pub silent: bool,
     /// Log entries that it lacks; `None` while unknown.
     pub lag_entries: Option<u64>,
     /// Bytes that it lacks; `None` while unknown.

@@ -82,14 +82,16 @@ pub enum Reason {
     Overloaded,
     /// Leaders, or records, are already as even as asked for.
     EvenAlready,
-    /// The primary lacks too much, or how much is unknown.
+    /// The primary lacks too much.
     PrimaryLagging,
     /// The primary or its broker does not answer.
     PrimaryUnreachable,
-    /// The broker asked for lacks too much, or how much is unknown.
+    /// The broker asked for lacks too much.
     TargetLagging,
     /// The broker asked for does not answer.
     TargetUnreachable,
+    /// The wanted leader has not answered the present one yet, so how much it lacks is unknown.
+    NotReplicating,
     /// The wanted leader has no vote yet.
     NotVoter,
     /// The broker asked for holds no replica.
@@ -130,6 +132,7 @@ impl Reason {
             Self::PrimaryUnreachable => "PRIMARY_UNREACHABLE",
             Self::TargetLagging => "TARGET_LAGGING",
             Self::TargetUnreachable => "TARGET_UNREACHABLE",
+            Self::NotReplicating => "NOT_REPLICATING",
             Self::NotVoter => "NOT_VOTER",
             Self::NotMember => "NOT_MEMBER",
             Self::NoPrimary => "NO_PRIMARY",

@@ -163,38 +163,52 @@ impl Explanation<'_, '_> {
 
     /// What stands in the way of each, and what to do about it.
     fn remedied(&self, nodes: impl IntoIterator<Item = NodeId>) -> String {
-        let (obstacles, lags) = self.obstacles(nodes);
-        let remedy = if lags {
-            "wait until atomix_non_replicated_entries falls, or raise replicationLagThreshold"
-        } else {
-            "start it or restore its connection, then ask again"
+        let (obstacles, helps) = self.obstacles(nodes);
+        let remedy = match helps {
+            Helps::LessLag => {
+                "wait until atomix_non_replicated_entries falls, or raise replicationLagThreshold"
+            }
+            Helps::Time => "wait until it takes entries from the leader, then ask again",
+            Helps::Repair => "start it or restore its connection, then ask again",
         };
         format!("{obstacles}; {remedy}")
     }
 
-    /// What stands in the way of each, and whether time may help.
-    fn obstacles(&self, nodes: impl IntoIterator<Item = NodeId>) -> (String, bool) {
+    /// What stands in the way of each, and what helps best.
+    fn obstacles(&self, nodes: impl IntoIterator<Item = NodeId>) -> (String, Helps) {
         let lag_bytes_max = self.court.request.replication_lag_bytes_max;
         let mut said = Vec::new();
-        let mut lags = false;
+        let mut helps = Helps::Repair;
         for node in nodes.into_iter().collect::<BTreeSet<_>>() {
             let Some(replica) = self.standing.partition.replicas.iter().find(|r| r.node == node) else {
                 continue;
             };
             let lag = (replica.lag_entries, replica.lag_bytes);
-            let (what, waits) = match obstacle(replica, self.court.brokers, lag_bytes_max) {
+            let (what, best) = match obstacle(replica, self.court.brokers, lag_bytes_max) {
                 None => continue,
-                Some(Obstacle::Unreachable) => ("does not answer".to_owned(), false),
-                Some(Obstacle::Drained) => ("is drained".to_owned(), false),
-                Some(Obstacle::Learner) => ("is still being added and has no vote".to_owned(), true),
-                Some(Obstacle::LagUnknown) => (format!("lacks {}", lacks(lag)), true),
-                Some(Obstacle::Lag) => (format!("lacks {} (at most {lag_bytes_max})", lacks(lag)), true),
+                Some(Obstacle::Unreachable) => ("does not answer".to_owned(), Helps::Repair),
+                Some(Obstacle::Drained) => ("is drained".to_owned(), Helps::Repair),
+                Some(Obstacle::Learner) => ("is still being added and has no vote".to_owned(), Helps::Time),
+                Some(Obstacle::NotReplicating) => {
+                    ("has not answered this leader yet".to_owned(), Helps::Time)
+                }
+                Some(Obstacle::Lag) => {
+                    (format!("lacks {} (at most {lag_bytes_max})", lacks(lag)), Helps::LessLag)
+                }
             };
-            lags |= waits;
+            helps = helps.max(best);
             said.push(format!("broker {node} (priority {}) {what}", replica.priority));
         }
-        (said.join(", "), lags)
+        (said.join(", "), helps)
     }
+}
+
+/// What makes a replica able to lead; the later ones are easier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Helps {
+    Repair,
+    Time,
+    LessLag,
 }
 
 fn lacks(lag: (Option<u64>, Option<u64>)) -> String {

@@ -92,7 +92,7 @@ impl Fields {
                 Some(Obstacle::Unreachable) => 1,
                 Some(Obstacle::Drained) => 2,
                 Some(Obstacle::Learner) => 3,
-                Some(Obstacle::LagUnknown) => 4,
+                Some(Obstacle::NotReplicating) => 4,
                 Some(Obstacle::Lag) => 5,
             });
         }

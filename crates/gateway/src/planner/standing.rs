@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use evenkeel_protocol::{NodeId, Priority};
+use evenkeel_protocol::{LagVerdict, NodeId, Priority, judge_lag};
 
 use super::cluster_view::{BrokerState, ClusterView, PartitionState, ReplicaState};
 use super::decisions::Reason;
@@ -53,7 +53,7 @@ pub(super) enum Obstacle {
     Unreachable,
     Drained,
     Learner,
-    LagUnknown,
+    NotReplicating,
     Lag,
 }
 
@@ -67,11 +67,11 @@ pub(super) fn obstacle(replica: &ReplicaState, brokers: &Brokers, lag_bytes_max:
     if !replica.voter {
         return Some(Obstacle::Learner);
     }
-    match (replica.lag_bytes, replica.lag_entries) {
-        (Some(bytes), _) => (bytes > lag_bytes_max).then_some(Obstacle::Lag),
-        // No entries are no bytes; of some entries the bytes could be any.
-        (None, Some(0)) => None,
-        (None, _) => Some(Obstacle::LagUnknown),
+    match judge_lag(replica.lag_entries, replica.lag_bytes, lag_bytes_max) {
+        // Last, as leaders do it: what lags is not probed.
+        LagVerdict::WithinLimit => replica.silent.then_some(Obstacle::Unreachable),
+        LagVerdict::TooHigh => Some(Obstacle::Lag),
+        LagVerdict::NotReplicating => Some(Obstacle::NotReplicating),
     }
 }
 
@@ -174,7 +174,8 @@ impl<'a> Standing<'a> {
             Some(Obstacle::Unreachable) => Freedom::Fixed(Reason::TargetUnreachable),
             Some(Obstacle::Drained) => Freedom::Fixed(Reason::Drained),
             Some(Obstacle::Learner) => Freedom::Fixed(Reason::NotVoter),
-            Some(Obstacle::LagUnknown | Obstacle::Lag) => Freedom::Fixed(Reason::TargetLagging),
+            Some(Obstacle::NotReplicating) => Freedom::Fixed(Reason::NotReplicating),
+            Some(Obstacle::Lag) => Freedom::Fixed(Reason::TargetLagging),
         }
     }
 

@@ -147,7 +147,8 @@ impl Court<'_> {
             Obstacle::Unreachable => Reason::PrimaryUnreachable,
             Obstacle::Drained => Reason::Drained,
             Obstacle::Learner => Reason::NotVoter,
-            Obstacle::LagUnknown | Obstacle::Lag => Reason::PrimaryLagging,
+            Obstacle::NotReplicating => Reason::NotReplicating,
+            Obstacle::Lag => Reason::PrimaryLagging,
         };
         Some((wanted.node, reason))
     }

@@ -349,7 +349,15 @@ impl FakeCluster {
 /// Nobody lags.
 fn followers(leader: u64) -> Vec<pb::FollowerLag> {
     let others = (0..BROKERS).filter(|node| *node != leader);
-    others.map(|node_id| pb::FollowerLag { node_id, entries: Some(0), bytes: Some(0) }).collect()
+    others
+        .map(|node_id| pb::FollowerLag {
+            node_id,
+            entries: Some(0),
+            bytes: Some(0),
+            unreachable: false,
+            silent: false,
+        })
+        .collect()
 }
 
 fn apply(partition: &mut Partition, id: u32, operations: &[v1::BatchOperation]) -> outcome::Outcome {

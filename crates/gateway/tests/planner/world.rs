@@ -21,6 +21,7 @@ pub fn replica(node: u64, priority: u32) -> ReplicaState {
         priority: Priority(priority),
         voter: true,
         reachable: true,
+        silent: false,
         lag_entries: Some(0),
         lag_bytes: Some(0),
     }
