@@ -32,6 +32,7 @@ use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::handover::{Handover, Purpose};
+use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
 use crate::metric_definitions;
 use crate::monitoring;
@@ -90,6 +91,8 @@ pub enum BrokerError {
     #[error("data.directory = {directory}: which replicas are being rebuilt cannot be read ({source})")]
     ReadRebuilding { directory: String, source: std::io::Error },
     #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
     Log(#[from] OpenLogError),
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -122,7 +125,10 @@ impl BrokerError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         use BrokerError as E;
-        matches!(self, E::Options(_) | E::Listen { .. } | E::DataDirectory(_) | E::Address { .. })
+        matches!(
+            self,
+            E::Options(_) | E::Listen { .. } | E::DataDirectory(_) | E::Layout(_) | E::Address { .. }
+        )
     }
 }
 
@@ -139,6 +145,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         options.cluster.node_id,
         options.cluster.partitions,
     )?);
+    let layout = ConfiguredLayout::new(&options, &validated);
+    let layout_is_known = layout.check(&data)?;
     let unreadable =
         |source| BrokerError::ReadRebuilding { directory: options.data.directory.clone(), source };
     let marks = Arc::new(Marks::read(data.clone()).map_err(unreadable)?);
@@ -148,6 +156,14 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let peers = connect_peers(&validated)?;
     let elector = new_elector(&options);
     let started = start_replicas(&options, &validated, &log, &store, &peers, &marks.groups().await).await?;
+    // One that is being rebuilt has forgotten its set.
+    for replica in started.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
+        let (partition, members) = (replica.partition, replica.members.iter().map(|member| member.node));
+        layout.check_voters(&data, partition, members, voters(replica).await?.into_iter())?;
+    }
+    if !layout_is_known {
+        layout.remember(&data)?;
+    }
     let replicas = Replicas::new(started, elector.clone());
     for replica in replicas.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
         // Only the founding entry: nobody has led yet.
@@ -322,6 +338,7 @@ pub async fn rebuild(options: Options, named: Affected) -> Result<Forgotten, Bro
         cluster.node_id,
         cluster.partitions,
     )?;
+    ConfiguredLayout::new(&options, &validated).check(&data)?;
     let hosted = hosted(&validated);
     if let Some(partition) = too_few_peers(&named, &hosted) {
         return Err(BrokerError::TooFewPeers { partition: partition.0 });
@@ -459,6 +476,14 @@ async fn found(log: &mut GroupLog, members: &[Member]) -> std::io::Result<()> {
     let nobody = CommittedLeaderId { term: 0, node_id: 0 };
     let entry = Entry::new(LogId::new(nobody, 0), EntryPayload::Membership(membership));
     log.blocking_append([entry]).await.map_err(std::io::Error::other)
+}
+
+/// The replica set that the partition's own log names.
+async fn voters(replica: &Replica) -> Result<Vec<NodeId>, BrokerError> {
+    let read = replica.raft.with_raft_state(|state| {
+        state.membership_state.effective().voter_ids().map(NodeId).collect::<Vec<_>>()
+    });
+    read.await.map_err(|source| BrokerError::Raft { partition: replica.partition.0, source })
 }
 
 fn limits(options: &Options) -> Limits {

@@ -3,7 +3,7 @@
 //! Pure decisions: [`distribution`], [`election`], [`step_down`], [`transfer`]. Around them: `elector` and
 //! `handover` give them clock and effects; `peer`, `network` and `raft_service` carry replication between
 //! brokers; `replica` is one copy of a partition, `leadership` what it does only while it leads; `broker_service` serves
-//! gateways; `status` tells them who leads.
+//! gateways; `status` tells them who leads; `layout` keeps who holds which replica from changing.
 
 mod broker;
 mod broker_service;
@@ -12,6 +12,7 @@ mod drained;
 pub mod election;
 mod elector;
 mod handover;
+mod layout;
 mod leadership;
 mod metric_definitions;
 mod monitoring;

@@ -3,6 +3,7 @@
 //! | in it | what |
 //! | --- | --- |
 //! | `identity.json` | format, cluster id, node id and broker uuid, written once |
+//! | `layout.json` | the brokers and replica sets that the folder was founded with; the broker's own |
 //! | `drained` | there while the broker is to lead nothing |
 //! | `rebuilding.json` | groups whose replicas here forgot their past and do not count yet |
 //! | `rebuild-unfinished` | there while replicas are made to forget: nothing else may use the folder |
@@ -255,6 +256,14 @@ impl DataDirectory {
     /// Remembers, durably, whether replicas are being made to forget.
     pub(crate) fn set_rebuild_unfinished(&self, unfinished: bool) -> io::Result<()> {
         set_flag(&self.path, UNFINISHED_FILE, unfinished)
+    }
+
+    /// Writes a JSON file of the folder's owner, durably: after a crash it is there whole or as it was before.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write_file(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
+        write_whole(&self.path, name, content)
     }
 
     /// How much room the disk has that the folder is on.
