@@ -102,6 +102,11 @@ pub struct RebalanceBody {
     pub partitions: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_leaders_per_broker: Option<u32>,
+    /// Leaders by partition.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<u32, u64>,
     /// ISO 8601.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_budget: Option<String>,
@@ -227,6 +232,16 @@ impl ClusterApi {
     pub async fn undrain(&self, node: u64) -> Result<(), Failure> {
         let url = self.url(&format!("{BROKERS_PATH}/{node}/drain"));
         accepted(&url, self.http.delete(&url).await?).map(drop)
+    }
+
+    /// Whether ownership is paused; `None` while the gateway cannot tell.
+    pub async fn is_paused(&self) -> Result<Option<bool>, Failure> {
+        #[derive(Deserialize)]
+        struct Ownership {
+            paused: Option<bool>,
+        }
+        let url = self.url(OWNERSHIP_PATH);
+        Ok(read::<Ownership>(&url, self.http.get(&url).await?)?.paused)
     }
 
     /// Pauses ownership, or resumes it. Answers whether it is paused now.

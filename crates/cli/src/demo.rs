@@ -28,7 +28,8 @@ use crate::outcome::{Failure, note, print};
 use crate::rebalance_follow::follow;
 use crate::rebalance_report::run_table;
 use crate::signals::stop_requested;
-use crate::status::{is_balanced, lags_are_known, leaders_per_broker, status_table, verdict};
+use crate::status::{is_balanced, lags_are_known, leaders_per_broker, status_table};
+use crate::verdict::{Wishes, verdict};
 
 const STEPS: u32 = 10;
 const LAG_METRIC: &str = "atomix_non_replicated_entries";
@@ -156,7 +157,11 @@ impl Story {
         let client = cluster.client(1)?;
         let ready = |topology: &_| all_led(topology) && is_balanced(topology);
         let (topology, took) = cluster.wait_for(&client, "balanced leaders", |_| true, ready).await?;
-        print(format_args!("ready after {:.2} s; {}", took.as_secs_f64(), verdict(&topology)))?;
+        print(format_args!(
+            "ready after {:.2} s; {}",
+            took.as_secs_f64(),
+            verdict(&topology, &Wishes::default())
+        ))?;
 
         let imported = self.import(&client).await?;
 
@@ -265,7 +270,7 @@ impl Story {
         ))?;
         let topology = client.topology().await?;
         self.step("the skew it leaves")?;
-        print(format_args!("{}\n{}", status_table(&topology), verdict(&topology)))?;
+        print(format_args!("{}\n{}", status_table(&topology), verdict(&topology, &Wishes::default())))?;
         self.check(!is_balanced(&topology), "leaders were not skewed after the failover");
         Ok(gap_us)
     }
@@ -343,7 +348,7 @@ impl Story {
             millis(gap_us)
         ))?;
         self.step("even leaders")?;
-        print(format_args!("{}\n{}", status_table(&topology), verdict(&topology)))?;
+        print(format_args!("{}\n{}", status_table(&topology), verdict(&topology, &Wishes::default())))?;
         Ok(gap_us)
     }
 

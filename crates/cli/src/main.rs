@@ -47,6 +47,7 @@ mod signals;
 mod spread;
 mod status;
 mod tables;
+mod verdict;
 mod watch;
 
 use std::process::ExitCode;

@@ -60,6 +60,12 @@ pub struct Asked {
     /// Only these partitions; several, comma-separated
     #[arg(long = "partition", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Vec<u32>,
+    /// Who shall lead a partition, whatever the policy wants; several, comma-separated
+    #[arg(long = "target", value_name = "PARTITION=BROKER", value_delimiter = ',', value_parser = target)]
+    targets: Vec<(u32, u64)>,
+    /// Give no broker more leaderships than this, except to drain another
+    #[arg(long, value_name = "N")]
+    max_leaders_per_broker: Option<u32>,
     /// Transfers under way at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     max_concurrent: Option<u32>,
@@ -95,6 +101,28 @@ impl Policy {
     }
 }
 
+fn target(text: &str) -> Result<(u32, u64), String> {
+    let parsed = text.split_once('=').and_then(|(partition, broker)| {
+        let partition = partition.trim().parse().ok().filter(|partition| *partition > 0)?;
+        Some((partition, broker.trim().parse().ok()?))
+    });
+    parsed.ok_or_else(|| "write PARTITION=BROKER, such as 3=0".to_owned())
+}
+
+/// A partition has one leader, so naming two is a mistake.
+fn check_targets(targets: &[(u32, u64)]) -> Result<(), Failure> {
+    let mut named = BTreeMap::new();
+    for (partition, broker) in targets {
+        let before = named.insert(partition, broker).filter(|before| *before != broker);
+        if let Some(before) = before {
+            return Err(Failure::usage(format!(
+                "--target names both broker {before} and broker {broker} for partition {partition}; name one"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn pause_budget(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(budget) if !budget.is_zero() && budget <= PAUSE_BUDGET_MAX => Ok(budget),
@@ -119,6 +147,8 @@ impl Asked {
             policy: self.policy.map(|policy| policy.name().to_owned()),
             partitions: (!self.partitions.is_empty()).then(|| self.partitions.clone()),
             max_concurrent: self.max_concurrent,
+            max_leaders_per_broker: self.max_leaders_per_broker,
+            targets: self.targets.iter().copied().collect(),
             pause_budget: self.pause_budget.map(iso_8601),
             replication_lag_threshold: self.lag_threshold,
             plan: self.plan.clone(),
@@ -137,6 +167,7 @@ pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Fai
     if let Some(id) = args.show {
         return show(&api, id, &args).await;
     }
+    check_targets(&args.asked.targets)?;
     let body = args.asked.body();
     if args.dry_run {
         let (plan, raw) = api.dry_run(&body).await?;

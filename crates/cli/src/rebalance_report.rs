@@ -101,6 +101,12 @@ fn command_for(fingerprint: &str, asked: &RebalanceBody) -> String {
     if let Some(partitions) = &asked.partitions {
         command.push_str(&format!(" --partition {}", listed(partitions.iter())));
     }
+    for (partition, broker) in &asked.targets {
+        command.push_str(&format!(" --target {partition}={broker}"));
+    }
+    if let Some(most) = asked.max_leaders_per_broker {
+        command.push_str(&format!(" --max-leaders-per-broker {most}"));
+    }
     if let Some(bytes) = asked.replication_lag_threshold {
         command.push_str(&format!(" --lag-threshold {bytes}"));
     }
@@ -202,6 +208,10 @@ fn remedy(partition: &RunPartition) -> &'static str {
     let known_reason = match partition.reason.as_deref() {
         Some("BUDGET_SPENT") => "give a larger --pause-budget, or run it again for the rest",
         Some("PAUSED") => "ownership is paused; `evenkeel resume` and run it again",
+        Some("CAPPED") => "raise --max-leaders-per-broker, or leave it out",
+        Some("DRAINED") if partition.result.as_deref() == Some("CANCELLED") => {
+            "that broker is drained: name another with --target, or `evenkeel undrain` it first"
+        }
         Some("PRIORITY_ELECTION_DISABLED") => "set raft.priority_election = true on the brokers",
         Some("NO_PRIMARY") => "give one replica the single highest priority, or choose another --policy",
         _ => "",
@@ -219,7 +229,9 @@ fn remedy(partition: &RunPartition) -> &'static str {
         "NOT_MEMBER" => {
             "that broker holds no replica of it; see [partitioning] in the brokers' configuration"
         }
-        "NOT_REPLICATING" => "that replica has no vote yet; run it again when it has caught up",
+        "NOT_REPLICATING" => {
+            "that replica has not taken anything from this leader yet; run it again in a moment"
+        }
         "TIMEOUT_NOW_EXHAUSTED" => "that broker did not win its election; see its log, then run it again",
         "NO_LEADER" => "nobody leads it: start its brokers, most of them must run",
         "CANCELLED" => "not begun when the run was stopped; run it again for the rest",
@@ -346,13 +358,15 @@ mod tests {
             policy: Some("records".into()),
             partitions: Some(vec![1, 3]),
             replication_lag_threshold: Some(1024),
+            targets: [(3, 0)].into(),
+            max_leaders_per_broker: Some(4),
             ..RebalanceBody::default()
         };
         assert_eq!(
             plan_summary(&plan(), &asked),
             "would move 1 of 3 partitions, and leave 1 that cannot be moved now; plan 3f00000000000001\n\
              run just this plan: evenkeel rebalance --plan 3f00000000000001 --policy records --partition 1,3 \
-             --lag-threshold 1024"
+             --target 3=0 --max-leaders-per-broker 4 --lag-threshold 1024"
         );
         let still = Run { partitions: vec![plan().partitions[1].clone()], ..plan() };
         assert_eq!(

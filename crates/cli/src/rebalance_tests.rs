@@ -78,9 +78,11 @@ async fn followed(routes: Router) -> (Run, Vec<(u32, usize, usize)>) {
 fn what_is_asked_for_goes_into_the_body() {
     let words = ["--policy", "even-count", "--partition", "1,3", "--partition", "7", "--max-concurrent", "2"];
     let more = ["--pause-budget", "1s 500ms", "--lag-threshold", "1024", "--plan", "00ff"];
-    let args = parsed(&[&words[..], &more[..]].concat()).unwrap();
+    let named = ["--target", "3=0,1=2", "--target", "7=1", "--max-leaders-per-broker", "4"];
+    let args = parsed(&[&words[..], &more[..], &named[..]].concat()).unwrap();
     let expected = json!({"policy": "even-count", "partitions": [1, 3, 7], "maxConcurrent": 2, "pauseBudget": "PT1.5S",
-                          "replicationLagThreshold": 1024, "plan": "00ff"});
+                          "replicationLagThreshold": 1024, "plan": "00ff", "targets": {"1": 2, "3": 0, "7": 1},
+                          "maxLeadersPerBroker": 4});
     assert_eq!(serde_json::to_value(args.asked.body()).unwrap(), expected);
     assert_eq!(parsed(&[]).unwrap().asked.body(), RebalanceBody::default());
 }
@@ -98,7 +100,7 @@ fn durations_are_iso_8601_on_the_wire() {
 
 #[test]
 fn what_cannot_go_together_is_wrong_usage() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 14] = [
         &["--cancel", "--show"],
         &["--cancel", "--history"],
         &["--cancel", "--policy", "records"],
@@ -108,6 +110,11 @@ fn what_cannot_go_together_is_wrong_usage() {
         &["--partition", "0"],
         &["--policy", "fair"],
         &["--max-concurrent", "65"],
+        &["--target", "3"],
+        &["--target", "0=1"],
+        &["--target", "3=one"],
+        &["--max-leaders-per-broker", "-1"],
+        &["--cancel", "--target", "3=0"],
     ];
     for words in wrong {
         assert_eq!(parsed(words).unwrap_err().exit_code(), 2, "{words:?}");
@@ -257,4 +264,11 @@ async fn runs_are_shown_listed_and_cancelled() {
         assert_eq!(exit_code(&url, words).await, (0, String::new()), "{words:?}");
     }
     assert_eq!(exit_code(&url, &["--show", "4"]).await, (1, "run 4 is not known".to_owned()));
+}
+
+#[tokio::test]
+async fn two_leaders_for_one_partition_are_wrong_usage_and_nothing_is_asked_for() {
+    let (code, message) = exit_code("http://127.0.0.1:1", &["--target", "3=0", "--target", "3=1"]).await;
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("both broker 0 and broker 1 for partition 3; name one"), "{message}");
 }

@@ -13,6 +13,7 @@ use crate::http::Http;
 use crate::outcome::{Failure, print};
 use crate::record_output::Output;
 use crate::tables::table;
+use crate::verdict::{Wishes, verdict};
 
 #[derive(Args, Debug)]
 pub struct StatusArgs {
@@ -23,17 +24,18 @@ pub struct StatusArgs {
 
 pub async fn run(args: StatusArgs, connection: &Connection) -> Result<(), Failure> {
     let topology = connection.client().await?.topology().await?;
-    // Who is drained is told by the API port; a gateway that does not tell it is no reason to show nothing.
-    let brokers = ClusterApi::new(Http::new(), &connection.api).brokers().await.ok();
-    let drained = brokers.as_deref().map(drained_nodes);
+    // Wishes are told by the API port; a gateway that does not tell them is no reason to show nothing.
+    let api = ClusterApi::new(Http::new(), &connection.api);
+    let (brokers, paused) = tokio::join!(api.brokers(), api.is_paused());
+    let drained = brokers.ok().as_deref().map(drained_nodes);
+    let wishes =
+        Wishes { drained: drained.clone().unwrap_or_default(), paused: matches!(paused, Ok(Some(true))) };
     match args.output {
         Output::Table => {
-            let drained = drained.unwrap_or_default();
-            let (table, verdict) =
-                (status_table_with(&topology, &drained), verdict_with(&topology, &drained));
-            print(format_args!("{table}\n{verdict}"))
+            let table = status_table_with(&topology, &wishes.drained);
+            print(format_args!("{table}\n{}", verdict(&topology, &wishes)))
         }
-        Output::Json => print(status_json(&topology, drained.as_ref())),
+        Output::Json => print(status_json(&topology, drained.as_ref(), &wishes)),
     }
 }
 
@@ -46,7 +48,7 @@ fn drained_nodes(brokers: &[BrokerState]) -> Drained {
 
 /// Where a partition's leadership is, against where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lead {
+pub enum Lead {
     Primary,
     /// Led, and no single primary to compare with.
     Any,
@@ -54,7 +56,8 @@ enum Lead {
     Nobody,
 }
 
-fn lead(partition: &Partition) -> Lead {
+/// Whether it is led, and by its primary.
+pub fn lead(partition: &Partition) -> Lead {
     match (partition.leader, partition.primary) {
         (None, _) => Lead::Nobody,
         (Some(_), None) => Lead::Any,
@@ -87,55 +90,6 @@ pub fn lags_are_known(topology: &TopologyResponse) -> bool {
 pub fn leaders_per_broker(topology: &TopologyResponse) -> Vec<(u64, usize)> {
     let led = |node| topology.partitions.iter().filter(|partition| partition.leader == Some(node)).count();
     topology.brokers.iter().map(|broker| (broker.node_id, led(broker.node_id))).collect()
-}
-
-/// One line: how it is, and what to do about it.
-pub fn verdict(topology: &TopologyResponse) -> String {
-    verdict_with(topology, &Drained::new())
-}
-
-fn verdict_with(topology: &TopologyResponse, drained: &Drained) -> String {
-    let total = topology.partitions_count as usize;
-    let led = topology.partitions.iter().filter(|partition| lead(partition) != Lead::Nobody).count();
-    // A drained primary is not to lead.
-    let to_move = |partition: &&Partition| match partition.primary {
-        Some(primary) if drained.contains(&primary) => {
-            partition.leader.is_some_and(|leader| drained.contains(&leader))
-        }
-        _ => lead(partition) == Lead::NotPrimary,
-    };
-    let misplaced = topology.partitions.iter().filter(to_move).count();
-    let away: Vec<String> = topology
-        .brokers
-        .iter()
-        .filter(|broker| !broker.reachable)
-        .map(|broker| broker.node_id.to_string())
-        .collect();
-    let mut parts = Vec::new();
-    if total == 0 {
-        parts.push("the gateway knows no partition yet: are the brokers running?".to_owned());
-    } else if led < total {
-        parts.push(format!("{} of {total} partitions have no leader", total - led));
-    }
-    if misplaced > 0 {
-        let mut text = format!("{misplaced} of {led} leaders are not on their primary");
-        text.push_str(match topology.priority_election {
-            true => ": run `evenkeel rebalance`",
-            false => ", and priority election is off: see raft.priority_election",
-        });
-        parts.push(text);
-    } else if total > 0 && led == total {
-        let spread = leaders_per_broker(topology).iter().map(|(_, led)| led.to_string()).collect::<Vec<_>>();
-        parts.push(format!("balanced: {} leaders per broker", spread.join("/")));
-    }
-    if !away.is_empty() {
-        parts.push(format!("not reachable: broker {}", away.join(", ")));
-    }
-    if !drained.is_empty() {
-        let drained = drained.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        parts.push(format!("drained: broker {drained}; `evenkeel undrain` lets it lead again"));
-    }
-    parts.join("; ")
 }
 
 fn role_name(role: i32) -> &'static str {
@@ -198,7 +152,7 @@ fn status_table_with(topology: &TopologyResponse, drained: &Drained) -> Table {
 }
 
 /// `drained` is `None` when nobody told who is.
-fn status_json(topology: &TopologyResponse, drained: Option<&Drained>) -> Value {
+fn status_json(topology: &TopologyResponse, drained: Option<&Drained>, wishes: &Wishes) -> Value {
     let replicas = |partition_id: u32| -> Vec<Value> {
         let of_broker = |broker: &Broker| {
             replica_of(broker, partition_id).map(|replica| {
@@ -238,7 +192,7 @@ fn status_json(topology: &TopologyResponse, drained: Option<&Drained>) -> Value 
     });
     json!({
         "balanced": is_balanced(topology),
-        "verdict": verdict_with(topology, drained.unwrap_or(&Drained::new())),
+        "verdict": verdict(topology, wishes),
         "cluster_size": topology.cluster_size,
         "partitions_count": topology.partitions_count,
         "replication_factor": topology.replication_factor,
@@ -269,6 +223,7 @@ pub mod tests {
                 role: if partition.leader == Some(node_id) { Role::Leader } else { Role::Follower }.into(),
                 priority: if partition.primary == Some(node_id) { 3 } else { 1 },
                 lag_entries: (partition.leader != Some(node_id)).then_some(node_id * 10),
+                lag_bytes: (partition.leader != Some(node_id)).then_some(node_id * 1_000),
                 ..Replica::default()
             });
             Broker {
@@ -292,31 +247,19 @@ pub mod tests {
     }
 
     #[test]
-    fn the_verdict_says_what_to_do() {
-        let mut skewed = topology(&[Some(0), Some(0), Some(2)]);
-        assert_eq!(verdict(&skewed), "1 of 3 leaders are not on their primary: run `evenkeel rebalance`");
+    fn balanced_is_what_primaries_lead() {
+        let skewed = topology(&[Some(0), Some(0), Some(2)]);
         assert!(!is_balanced(&skewed));
         assert_eq!(misplaced(&skewed), [2].into());
-        skewed.brokers[1].reachable = false;
-        assert!(verdict(&skewed).ends_with("; not reachable: broker 1"));
         let even = topology(&[Some(0), Some(1), Some(2)]);
-        assert_eq!(verdict(&even), "balanced: 1/1/1 leaders per broker");
         assert!(is_balanced(&even) && lags_are_known(&even));
-        let headless = topology(&[Some(0), None, Some(2)]);
-        assert_eq!(verdict(&headless), "1 of 3 partitions have no leader");
-        assert!(!is_balanced(&headless));
-        assert!(verdict(&TopologyResponse::default()).contains("no partition yet"));
+        assert!(!is_balanced(&topology(&[Some(0), None, Some(2)])));
     }
 
     #[test]
-    fn a_drained_broker_is_marked_and_its_partitions_are_not_called_misplaced() {
-        let drained = Drained::from([1]);
+    fn a_drained_broker_is_marked() {
         let away = topology(&[Some(0), Some(2), Some(2)]);
-        let remedy = "drained: broker 1; `evenkeel undrain` lets it lead again";
-        assert_eq!(verdict_with(&away, &drained), format!("balanced: 1/0/2 leaders per broker; {remedy}"));
-        let still_there = topology(&[Some(0), Some(1), Some(2)]);
-        assert!(verdict_with(&still_there, &drained).starts_with("1 of 3 leaders are not on their primary"));
-        let text = status_table_with(&away, &drained).to_string();
+        let text = status_table_with(&away, &Drained::from([1])).to_string();
         assert!(text.contains("broker 1 drained") && !text.contains("broker 0 drained"), "{text}");
     }
 
@@ -335,7 +278,8 @@ pub mod tests {
 
     #[test]
     fn json_says_the_same() {
-        let json = status_json(&topology(&[Some(0), Some(0), Some(2)]), Some(&Drained::from([1])));
+        let wishes = Wishes { drained: [1].into(), paused: false };
+        let json = status_json(&topology(&[Some(0), Some(0), Some(2)]), Some(&wishes.drained), &wishes);
         assert_eq!(json["balanced"], false);
         assert_eq!(json["partitions"][1]["on_primary"], false);
         assert_eq!(json["partitions"][1]["replicas"][1]["lag_entries"], 10);
@@ -344,6 +288,8 @@ pub mod tests {
             (&json["brokers"][0]["drained"], &json["brokers"][1]["drained"]),
             (&false.into(), &true.into())
         );
-        assert!(status_json(&topology(&[Some(0)]), None)["brokers"][0]["drained"].is_null());
+        assert!(
+            status_json(&topology(&[Some(0)]), None, &Wishes::default())["brokers"][0]["drained"].is_null()
+        );
     }
 }
