@@ -12,7 +12,7 @@ use evenkeel_protocol::{Epoch, NodeId, PartitionId};
 use serde::Serialize;
 
 use crate::cluster_view::{FollowersNow, cluster_view};
-use crate::planner::{Decision, PlanRequest, Policy, plan};
+use crate::planner::{ClusterView, Decision, PlanRequest, Policy, plan};
 use crate::topology::{BrokerView, PartitionView, Topology};
 
 /// Fewer brokers than these have nobody to share with.
@@ -156,7 +156,13 @@ pub(crate) fn earmark(topology: &Topology, now: &FollowersNow) -> Result<Earmark
             .insert(broker.node, Before { uuid: broker.uuid.clone(), owned: owned(topology, broker.node).0 });
     }
     let request = PlanRequest { policy: Policy::Records, ..PlanRequest::default() };
-    let plan = plan(&cluster_view(topology, now), &request);
+    let view = cluster_view(topology, now);
+    let plan = match plan(&view, &request) {
+        // What only lag keeps where it is stays earmarked, and will not be accepted: who is told that nothing was found
+        // takes ownership for even.
+        plan if plan.is_empty() => crate::planner::plan(&without_lag(view), &request),
+        plan => plan,
+    };
     let handover = |transfer: &crate::planner::Transfer| {
         let partition = topology.partition(transfer.partition)?;
         let decided = plan.decisions.iter().find(|decision| decision.partition == transfer.partition)?;
@@ -172,6 +178,14 @@ pub(crate) fn earmark(topology: &Topology, now: &FollowersNow) -> Result<Earmark
     let handovers = plan.transfers.iter().filter_map(handover).collect();
     let led = topology.partitions.iter().filter_map(|partition| Some((partition.id, partition.leader?)));
     Ok(Earmarked { handovers, brokers, owners: led.collect() })
+}
+
+/// The cluster as it will be once everybody has caught up.
+fn without_lag(mut view: ClusterView) -> ClusterView {
+    for replica in view.partitions.iter_mut().flat_map(|partition| &mut partition.replicas) {
+        (replica.lag_entries, replica.lag_bytes) = (Some(0), Some(0));
+    }
+    view
 }
 
 /// Records and partitions that a broker owns.

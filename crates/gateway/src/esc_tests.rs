@@ -124,6 +124,22 @@ fn what_an_owner_did_not_hand_over_is_requested_and_not_accepted() {
 }
 
 #[test]
+fn what_nobody_can_take_yet_for_its_lag_is_earmarked_and_not_called_even() {
+    let mut before = example();
+    for replica in &mut before.brokers[2].replicas {
+        (replica.lag_entries, replica.lag_bytes) = (None, None);
+    }
+    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
+    assert!(earmarked.handovers.iter().all(|handover| handover.candidates[0] == NodeId(2)));
+    // Its owners refuse to hand over, so all is as it was.
+    let accounts = account(&earmarked, &before, &BTreeMap::new());
+    assert_eq!(numbers(&accounts), [(300, 100, 0, 300), (300, 100, 0, 300), (0, 0, 0, 0)]);
+    // Who is away is another matter: that broker owns nothing until it is back.
+    before.brokers[2].reachable = false;
+    assert!(earmark(&before, &FollowersNow::default()).unwrap().handovers.is_empty());
+}
+
+#[test]
 fn a_partition_counts_for_its_last_known_owner() {
     let before = topology(2, &[(Some(0), 10), (Some(0), 10), (Some(0), 10), (Some(0), 10)]);
     let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
