@@ -58,6 +58,7 @@ fn decided(partition: u32, decision: Decision, reason: Reason, lag: Option<u64>)
         lag_bytes: lag,
         decision,
         reason,
+        hindrance: None,
         detail: String::new(),
     }
 }

@@ -8,7 +8,9 @@ use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use evenkeel_protocol::{NodeId, PartitionId};
 use serde::{Deserialize, Serialize};
 
-use crate::planner::{ClusterView, Decision as Verdict, PartitionDecision, Plan, Policy, Reason, plan};
+use crate::planner::{
+    ClusterView, Decision as Verdict, Hindrance, PartitionDecision, Plan, Policy, Reason, plan,
+};
 use crate::rebalance_request::RunSettings;
 use crate::topology::Topology;
 
@@ -149,9 +151,12 @@ fn untouched(decided: &PartitionDecision) -> PartitionResult {
         Reason::NoLeader => PartitionResult::NoLeader,
         Reason::NotVoter | Reason::NotReplicating => PartitionResult::NotReplicating,
         Reason::NotMember => PartitionResult::NotMember,
-        Reason::PrimaryUnreachable | Reason::TargetUnreachable | Reason::NoCandidate => {
-            PartitionResult::Unreachable
-        }
+        Reason::PrimaryUnreachable | Reason::TargetUnreachable => PartitionResult::Unreachable,
+        Reason::NoCandidate => match decided.hindrance {
+            Some(Hindrance::Lagging) => PartitionResult::LagTooHigh,
+            Some(Hindrance::NotReplicating) => PartitionResult::NotReplicating,
+            Some(Hindrance::Unavailable) | None => PartitionResult::Unreachable,
+        },
         Reason::NoPrimary
         | Reason::PriorityElectionDisabled
         | Reason::Paused

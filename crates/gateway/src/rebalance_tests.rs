@@ -140,6 +140,23 @@ fn what_a_leader_says_of_its_followers_decides_before_what_the_gateway_sees() {
 }
 
 #[test]
+fn what_a_drained_broker_cannot_give_away_is_told_by_what_keeps_the_others() {
+    let mut drained = topology(&[(Some(0), Some(0))]);
+    drained.brokers[0].drained = true;
+    let mut told = |lag_bytes: Option<u64>, reachable: bool| {
+        let broker = &mut drained.brokers[1];
+        broker.reachable = reachable;
+        (broker.replicas[0].lag_entries, broker.replicas[0].lag_bytes) = (lag_bytes, lag_bytes);
+        let planned = &planned_of(&drained)[0];
+        assert_eq!(planned.reason, Reason::NoCandidate);
+        planned.result
+    };
+    assert_eq!(told(Some(u64::MAX), true), Some(PartitionResult::LagTooHigh));
+    assert_eq!(told(None, true), Some(PartitionResult::NotReplicating));
+    assert_eq!(told(Some(0), false), Some(PartitionResult::Unreachable));
+}
+
+#[test]
 fn a_drained_broker_that_the_request_names_is_not_called_the_leader() {
     let mut skewed = topology(&[(Some(0), Some(0))]);
     skewed.brokers[1].drained = true;

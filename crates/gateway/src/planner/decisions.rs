@@ -45,8 +45,22 @@ pub struct PartitionDecision {
     pub decision: Decision,
     /// Why, for a program.
     pub reason: Reason,
+    /// With [`Reason::NoCandidate`], what keeps the nearest of the others from taking over.
+    pub hindrance: Option<Hindrance>,
     /// Why, in a sentence for a person: partition, brokers, numbers, and the remedy when there is one.
     pub detail: String,
+}
+
+/// What keeps a replica from taking over; the later ones pass more easily.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Hindrance {
+    /// It is away, or drained.
+    Unavailable,
+    /// It has no vote, or has not answered its leader.
+    NotReplicating,
+    /// It lacks too much.
+    Lagging,
 }
 
 /// What to do with a partition.

@@ -25,7 +25,7 @@ mod standing;
 mod verdict;
 
 pub use cluster_view::{BrokerState, ClusterView, PartitionState, ReplicaState};
-pub use decisions::{BrokerLoad, Decision, PartitionDecision, Plan, Reason, Transfer};
+pub use decisions::{BrokerLoad, Decision, Hindrance, PartitionDecision, Plan, Reason, Transfer};
 pub use plan_request::{PlanRequest, Policy, REPLICATION_LAG_BYTES_MAX};
 
 use standing::{Brokers, Standing};

@@ -2,7 +2,7 @@
 
 use evenkeel_protocol::NodeId;
 
-use super::decisions::{Decision, PartitionDecision, Reason};
+use super::decisions::{Decision, Hindrance, PartitionDecision, Reason};
 use super::explanation::Explanation;
 use super::placement::Placement;
 use super::plan_request::{PlanRequest, Policy};
@@ -64,8 +64,23 @@ impl Court<'_> {
             lag_bytes,
             decision,
             reason,
+            hindrance: self.hindrance(standing, reason),
             detail,
         }
+    }
+
+    fn hindrance(&self, standing: &Standing<'_>, reason: Reason) -> Option<Hindrance> {
+        let partition = standing.partition;
+        let others = partition.replicas.iter().filter(|replica| Some(replica.node) != partition.leader);
+        let obstacles = others
+            .filter(|_| reason == Reason::NoCandidate)
+            .filter_map(|replica| obstacle(replica, self.brokers, self.request.replication_lag_bytes_max));
+        let hindrances = obstacles.map(|obstacle| match obstacle {
+            Obstacle::Unreachable | Obstacle::Drained => Hindrance::Unavailable,
+            Obstacle::Learner | Obstacle::NotReplicating => Hindrance::NotReplicating,
+            Obstacle::Lag => Hindrance::Lagging,
+        });
+        hindrances.max()
     }
 
     fn verdict(&self, i: usize, standing: &Standing<'_>) -> (Decision, Option<NodeId>, Reason) {
