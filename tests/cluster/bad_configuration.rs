@@ -198,7 +198,8 @@ async fn a_layout_that_is_not_the_data_folders_is_refused_and_changed_priorities
     let mut brokers = given["cluster"]["brokers"].as_array().unwrap().clone();
     brokers.push("3=127.0.0.1:1".into());
     let other_sets: [&[&str]; 2] = [&["0=2", "1=1"], &["0=2", "2=1"]];
-    let cases: [(&[(&str, Value)], &[&str]); 5] = [
+    type Case<'a> = (&'a [(&'a str, Value)], &'a [&'a str]);
+    let cases: [Case<'_>; 5] = [
         (
             &[
                 ("cluster.partitions", 4.into()),

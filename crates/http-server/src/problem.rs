@@ -1,11 +1,12 @@
 //! Errors as `application/problem+json` (RFC 9457), whoever finds them: a handler, the router or the framework.
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// What the framework says of an error is a sentence; more of it is not looked at.
@@ -13,6 +14,18 @@ const SENTENCE_BYTES_MAX: usize = 4_096;
 
 /// How an error of these routes is shown: status, where, and a sentence with the remedy.
 pub type Shape = fn(StatusCode, &Uri, String) -> Response;
+
+/// In the order in which people read it.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    instance: &'a str,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
 
 /// An error without more to tell than a sentence.
 #[must_use]
@@ -22,19 +35,18 @@ pub fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
 
 /// An error with members of its own, for programs.
 #[must_use]
-pub fn problem_with(status: StatusCode, uri: &Uri, detail: String, mut more: Map<String, Value>) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = json!({
-        "type": "about:blank",
-        "title": title,
-        "status": status.as_u16(),
-        "detail": detail,
-        "instance": uri.path(),
-    });
-    if let Value::Object(own) = body {
-        more.extend(own);
-    }
-    (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], Value::Object(more).to_string()).into_response()
+pub fn problem_with(status: StatusCode, uri: &Uri, detail: String, more: Map<String, Value>) -> Response {
+    let problem = Problem {
+        r#type: "about:blank",
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        detail,
+        instance: uri.path(),
+        more,
+    };
+    let mut response = (status, Json(problem)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    response
 }
 
 /// The routes, with every error in this shape: paths that are not served, methods that are not supported, and what the
