@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, Uri, header};
+
+use crate::problem;
 
 /// A client has this long to send a body.
 const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -23,23 +25,21 @@ pub(crate) async fn read_in_time(request: Request, next: Next) -> Response {
                 .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
             if too_long {
                 let detail = format!("the body is longer than {BODY_BYTES_MAX} bytes; send less");
-                return problem(StatusCode::PAYLOAD_TOO_LARGE, &detail);
+                return refused(StatusCode::PAYLOAD_TOO_LARGE, &head.uri, detail);
             }
-            problem(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}; send it again"))
+            let detail = format!("the body cannot be read: {error}; send it again");
+            refused(StatusCode::BAD_REQUEST, &head.uri, detail)
         }
         Err(_) => {
             let detail = format!("the body did not come within {} s; send it again", BODY_WAIT_MAX.as_secs());
-            problem(StatusCode::REQUEST_TIMEOUT, &detail)
+            refused(StatusCode::REQUEST_TIMEOUT, &head.uri, detail)
         }
     }
 }
 
-/// RFC 9457. The rest of the body is not waited for: the connection ends.
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = serde_json::json!({
-        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
-    });
-    let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::CONNECTION, "close")];
-    (status, headers, body.to_string()).into_response()
+/// The rest of the body is not waited for: the connection ends.
+fn refused(status: StatusCode, uri: &Uri, detail: String) -> Response {
+    let mut response = problem(status, uri, detail);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
