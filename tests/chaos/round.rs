@@ -16,6 +16,8 @@ use crate::nemesis::{Fault, Schedule};
 
 /// Between two of the operator's wishes, which never stop.
 const OPERATOR_PAUSE_MS: std::ops::Range<u64> = 300..1_500;
+/// A cluster that takes longer to be well again is worth a line.
+const SETTLED_SOON: Duration = Duration::from_secs(4);
 /// A broker stays drained this long.
 const DRAINED_MS: std::ops::Range<u64> = 500..2_000;
 
@@ -120,13 +122,23 @@ pub async fn run(mut cluster: Cluster, seed: u64, length: Duration) -> Findings 
 /// Waits until the cluster is well and has acknowledged a write to every partition since: what is done next is done to a
 /// whole cluster.
 async fn settle(cluster: &mut Cluster, load: &Load) {
+    let began = Instant::now();
     cluster.wait_until_healthy().await;
     let well_at = Instant::now();
     wait_until("a write to every partition", async || {
         if load.all_written_since(well_at) { Ok(()) } else { Err("some wait".to_owned()) }
     })
     .await;
+    let written_at = Instant::now();
     cluster.wait_until_caught_up().await;
+    if began.elapsed() > SETTLED_SOON {
+        println!(
+            "          well after {} ms, written to after {} ms, caught up after {} ms",
+            (well_at - began).as_millis(),
+            (written_at - began).as_millis(),
+            began.elapsed().as_millis()
+        );
+    }
 }
 
 /// The partitions whose writes should feel the fault.

@@ -201,6 +201,7 @@ impl Gateway {
         });
 
         let watchers = Watchers::new(bound(options.limits.watchers_max));
+        let gatekeeper = RecordsService::gatekeeper(Arc::clone(&router));
         let records = RecordsService::new(&options, Arc::clone(&router), watchers.clone(), stopping.clone());
         let intake = Arc::new(ByteBudget::new(INTAKE_BYTES_MAX.max(2 * message_bytes_max)));
         let records = RecordsServer::new(records)
@@ -220,7 +221,7 @@ impl Gateway {
             .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(Intake::new(records, Arc::clone(&intake)))
+            .add_service(Intake::new(records, Arc::clone(&intake)).guarded(gatekeeper))
             .add_service(Intake::new(ClusterServer::new(shown()), Arc::clone(&intake)))
             .add_service(Intake::new(GatewayServer::new(shown()), intake))
             .serve_with_incoming_shutdown(

@@ -1,5 +1,7 @@
 //! What clients are still sending: each request's body counts against one budget and has to come in time.
 //!
+//! Before that a gatekeeper may refuse a request without reading it: under overload most of the work is to say no.
+//!
 //! Wraps a service whose requests are single messages. What it bounds comes before the checks of the service itself,
 //! which see a request only when it is whole: without it, clients that begin many large requests at once fill the
 //! memory, and those that never end theirs hold their streams for ever.
@@ -10,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{Either, Ready, ready};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
@@ -23,16 +26,24 @@ use crate::refusals::Refusal;
 /// A client has this long to send a request.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Says by its path whether there is room for a request.
+pub(crate) type Gatekeeper = Arc<dyn Fn(&str) -> Result<(), Refusal> + Send + Sync>;
+
 /// A service and the budget that its requests' bodies share with those of others.
 #[derive(Clone)]
 pub(crate) struct Intake<S> {
     service: S,
     budget: Arc<ByteBudget>,
+    gatekeeper: Gatekeeper,
 }
 
 impl<S> Intake<S> {
     pub(crate) fn new(service: S, budget: Arc<ByteBudget>) -> Self {
-        Self { service, budget }
+        Self { service, budget, gatekeeper: Arc::new(|_| Ok(())) }
+    }
+
+    pub(crate) fn guarded(self, gatekeeper: Gatekeeper) -> Self {
+        Self { gatekeeper, ..self }
     }
 }
 
@@ -40,18 +51,27 @@ impl<S: NamedService> NamedService for Intake<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Intake<S> {
+impl<S> Service<http::Request<Body>> for Intake<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+{
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if let Err(refusal) = (self.gatekeeper)(request.uri().path()) {
+            return Either::Left(ready(Ok(Status::from(refusal).into_http())));
+        }
         let budget = Arc::clone(&self.budget);
-        self.service.call(request.map(|body| Body::new(BoundedBody::new(body, budget, REQUEST_WAIT_MAX))))
+        let answer = self
+            .service
+            .call(request.map(|body| Body::new(BoundedBody::new(body, budget, REQUEST_WAIT_MAX))));
+        Either::Right(answer)
     }
 }
 

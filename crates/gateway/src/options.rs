@@ -83,7 +83,7 @@ pub struct RoutingOptions {
 
 impl Default for RoutingOptions {
     fn default() -> Self {
-        Self { park_timeout: Duration::from_secs(10), parked_bytes_max: 64 << 20, in_flight_max: 16_384 }
+        Self { park_timeout: Duration::from_secs(10), parked_bytes_max: 64 << 20, in_flight_max: 4_096 }
     }
 }
 

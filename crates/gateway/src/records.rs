@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
+use crate::intake::Gatekeeper;
 use crate::limits::key_of;
 use crate::metric_definitions::MethodMetrics;
 use crate::options::{Limits, Options};
@@ -65,6 +66,16 @@ impl RecordsService {
             batch: MethodMetrics::new("Batch"),
             watch: MethodMetrics::new("Watch"),
         }
+    }
+
+    /// Refuses what there is no room for.
+    pub(crate) fn gatekeeper(router: Arc<Router>) -> Gatekeeper {
+        let bounded = ["Put", "Delete", "Get", "List", "Batch"].map(|name| (name, MethodMetrics::new(name)));
+        Arc::new(move |path| {
+            let method = path.rsplit('/').next().unwrap_or_default();
+            let Some((_, metrics)) = bounded.iter().find(|(name, _)| *name == method) else { return Ok(()) };
+            router.check_room().inspect_err(|_| metrics.record(Code::ResourceExhausted, Duration::ZERO))
+        })
     }
 
     fn deadline(&self, metadata: &MetadataMap) -> Instant {

@@ -85,6 +85,14 @@ impl Router {
             .map_err(|_| Refusal::TooManyInFlight { in_flight_max: self.in_flight_max })
     }
 
+    /// Whether [`Router::admit`] would find room now.
+    pub(crate) fn check_room(&self) -> Result<(), Refusal> {
+        match self.in_flight.available_permits() {
+            0 => Err(Refusal::TooManyInFlight { in_flight_max: self.in_flight_max }),
+            _ => Ok(()),
+        }
+    }
+
     /// The cluster's partitions count, waiting for the first broker if need be.
     pub(crate) async fn partitions_count(&self, deadline: Instant) -> Result<u32, Refusal> {
         let known = self.topology.borrow().partitions_count;
