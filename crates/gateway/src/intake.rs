@@ -1,6 +1,7 @@
 //! What clients are still sending: each request's body counts against one budget and has to come in time.
 //!
-//! Before that a gatekeeper may refuse a request without reading it: under overload most of the work is to say no.
+//! Before that a gatekeeper has room for a request or refuses it, when only its header is there: clients send headers far
+//! ahead of what they belong to, and under overload most of the work is to say no.
 //!
 //! Wraps a service whose requests are single messages. What it bounds comes before the checks of the service itself,
 //! which see a request only when it is whole: without it, clients that begin many large requests at once fill the
@@ -12,8 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{Either, Ready, ready};
+use futures::future::{BoxFuture, Either, Ready, ready};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
@@ -26,8 +28,8 @@ use crate::refusals::Refusal;
 /// A client has this long to send a request.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Says by its path whether there is room for a request.
-pub(crate) type Gatekeeper = Arc<dyn Fn(&str) -> Result<(), Refusal> + Send + Sync>;
+/// By its path, room for a request until it is answered; `None` where none is needed.
+pub(crate) type Gatekeeper = Arc<dyn Fn(&str) -> Result<Option<OwnedSemaphorePermit>, Refusal> + Send + Sync>;
 
 /// A service and the budget that its requests' bodies share with those of others.
 #[derive(Clone)]
@@ -39,7 +41,7 @@ pub(crate) struct Intake<S> {
 
 impl<S> Intake<S> {
     pub(crate) fn new(service: S, budget: Arc<ByteBudget>) -> Self {
-        Self { service, budget, gatekeeper: Arc::new(|_| Ok(())) }
+        Self { service, budget, gatekeeper: Arc::new(|_| Ok(None)) }
     }
 
     pub(crate) fn guarded(self, gatekeeper: Gatekeeper) -> Self {
@@ -54,24 +56,30 @@ impl<S: NamedService> NamedService for Intake<S> {
 impl<S> Service<http::Request<Body>> for Intake<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
+    type Future =
+        Either<Ready<Result<S::Response, S::Error>>, BoxFuture<'static, Result<S::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if let Err(refusal) = (self.gatekeeper)(request.uri().path()) {
-            return Either::Left(ready(Ok(Status::from(refusal).into_http())));
-        }
+        let room = match (self.gatekeeper)(request.uri().path()) {
+            Ok(room) => room,
+            Err(refusal) => return Either::Left(ready(Ok(Status::from(refusal).into_http()))),
+        };
         let budget = Arc::clone(&self.budget);
         let answer = self
             .service
             .call(request.map(|body| Body::new(BoundedBody::new(body, budget, REQUEST_WAIT_MAX))));
-        Either::Right(answer)
+        Either::Right(Box::pin(async move {
+            let _room = room;
+            answer.await
+        }))
     }
 }
 

@@ -68,13 +68,15 @@ impl RecordsService {
         }
     }
 
-    /// Refuses what there is no room for.
+    /// Has room for a request, or refuses it. Watches have a bound of their own.
     pub(crate) fn gatekeeper(router: Arc<Router>) -> Gatekeeper {
         let bounded = ["Put", "Delete", "Get", "List", "Batch"].map(|name| (name, MethodMetrics::new(name)));
         Arc::new(move |path| {
             let method = path.rsplit('/').next().unwrap_or_default();
-            let Some((_, metrics)) = bounded.iter().find(|(name, _)| *name == method) else { return Ok(()) };
-            router.check_room().inspect_err(|_| metrics.record(Code::ResourceExhausted, Duration::ZERO))
+            let Some((_, metrics)) = bounded.iter().find(|(name, _)| *name == method) else {
+                return Ok(None);
+            };
+            router.admit().map(Some).inspect_err(|_| metrics.record(Code::ResourceExhausted, Duration::ZERO))
         })
     }
 
@@ -90,7 +92,6 @@ impl RecordsService {
         deadline: Instant,
     ) -> Result<(PartitionId, u64, BatchResult), Refusal> {
         self.limits.check_operation(&operation, "")?;
-        let _permit = self.router.admit()?;
         let partitions = self.router.partitions_count(deadline).await?;
         let partition = key_of(&operation).map_or(PartitionId(1), |key| partition_of(key, partitions));
         let applied = self.router.write(partition, request_id, vec![operation], deadline).await?;
@@ -147,7 +148,6 @@ impl Records for RecordsService {
         let deadline = self.deadline(request.metadata());
         let BatchRequest { operations, request_id } = request.into_inner();
         observe(&self.batch, async {
-            let _permit = self.router.admit()?;
             let partitions = self.router.partitions_count(deadline).await?;
             let partition = self.limits.check_batch(&operations, partitions)?;
             let expected = operations.len();
@@ -167,7 +167,6 @@ impl Records for RecordsService {
         let request = request.into_inner();
         observe(&self.get, async {
             self.limits.check_key(&request.key, "key")?;
-            let _permit = self.router.admit()?;
             let partitions = self.router.partitions_count(deadline).await?;
             let partition = partition_of(&request.key, partitions);
             let stale = request.consistency() == Consistency::Stale;
@@ -193,7 +192,6 @@ impl Records for RecordsService {
         let request = request.into_inner();
         observe(&self.list, async {
             self.limits.check_prefix(&request.prefix, "prefix")?;
-            let _permit = self.router.admit()?;
             let partitions = self.router.partitions_count(deadline).await?;
             list::page(&self.router, request, partitions, deadline).await
         })

@@ -1,6 +1,7 @@
 //! The way of a write: to its partition's leader in one hop, and when that fails, parked and replayed with the
 //! same request id until the outcome is known or time is up. Clients see no error while a leader changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use evenkeel_protocol::v1::{BatchOperation, RequestId};
 use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
 use metrics::Gauge;
 use prost::Message;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::broker_link::BrokerLinks;
@@ -41,7 +42,7 @@ pub(crate) struct Router {
     /// Commands of those that wait for a leader.
     parked: ByteBudget,
     parked_count: Gauge,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     pub(crate) park_timeout: Duration,
 }
@@ -72,25 +73,17 @@ impl Router {
             under_way: ByteBudget::new(IN_FLIGHT_BYTES_MAX.max(2 * bound(options.limits.batch_bytes_max))),
             parked: ByteBudget::new(bound(options.routing.parked_bytes_max)),
             parked_count: metric_definitions::parked(),
-            in_flight: Semaphore::new(in_flight_max),
+            in_flight: Arc::new(Semaphore::new(in_flight_max)),
             in_flight_max,
             park_timeout: options.routing.park_timeout,
         }
     }
 
     /// Room for one more request; held while it is under way.
-    pub(crate) fn admit(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.in_flight
-            .try_acquire()
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.in_flight)
+            .try_acquire_owned()
             .map_err(|_| Refusal::TooManyInFlight { in_flight_max: self.in_flight_max })
-    }
-
-    /// Whether [`Router::admit`] would find room now.
-    pub(crate) fn check_room(&self) -> Result<(), Refusal> {
-        match self.in_flight.available_permits() {
-            0 => Err(Refusal::TooManyInFlight { in_flight_max: self.in_flight_max }),
-            _ => Ok(()),
-        }
     }
 
     /// The cluster's partitions count, waiting for the first broker if need be.
