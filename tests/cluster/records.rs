@@ -1,10 +1,13 @@
 //! Records through a gateway: what can be written and read, and how a gateway says no.
 
+use std::collections::BTreeMap;
+
 use evenkeel_client::{ClientError, Condition, ListQuery, Refusal};
+use evenkeel_protocol::internal::v1::{Write, WriteFrame, refused, write_result};
 use evenkeel_protocol::v1::{
     BatchDelete, BatchOperation, BatchPut, Consistency, PutRequest, RequestId, batch_operation,
 };
-use evenkeel_protocol::{PartitionId, partition_of};
+use evenkeel_protocol::{COMMAND_BYTES_MAX, PartitionId, partition_of};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -188,4 +191,32 @@ async fn a_retried_request_id_applies_once_even_under_another_leader() {
     assert_eq!(status.code(), Code::InvalidArgument);
     let info = status.get_details_error_info().unwrap();
     assert_eq!((info.reason.as_str(), &*info.metadata["last_sequence"]), ("SUPERSEDED", "2"));
+}
+
+/// What gateways let through is bounded far below this: only a broker's own service can be asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_brokers_could_not_replicate_is_refused_by_name_and_the_stream_goes_on() {
+    let cluster = Cluster::start(Spec::new(1, 1)).await;
+    let write = |tag, bytes| Write { tag, partition_id: 1, command: vec![0; bytes].into() };
+    let frames =
+        [write(1, COMMAND_BYTES_MAX + 1), write(2, 1)].map(|write| WriteFrame { writes: vec![write] });
+    let mut broker = cluster.broker_service(0);
+    let mut answers = broker.write(futures::stream::iter(frames)).await.unwrap().into_inner();
+    let mut reasons = BTreeMap::new();
+    while reasons.len() < 2 {
+        for result in answers.message().await.unwrap().unwrap().results {
+            let reason = match result.result.unwrap() {
+                write_result::Result::Refused(refused) => Some((refused.reason(), refused.detail)),
+                _ => None,
+            };
+            reasons.insert(result.tag, reason);
+        }
+    }
+    let (reason, detail) = reasons[&1].clone().unwrap();
+    assert_eq!(reason, refused::Reason::TooLarge);
+    assert!(
+        detail.contains(&COMMAND_BYTES_MAX.to_string()) && detail.contains("make it smaller"),
+        "{detail}"
+    );
+    assert_ne!(reasons[&2].as_ref().map(|(reason, _)| *reason), Some(refused::Reason::TooLarge));
 }
