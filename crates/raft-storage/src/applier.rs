@@ -6,14 +6,14 @@
 //! write serves many partitions.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fjall::{Database, Keyspace, UserKey, UserValue};
 use tokio::sync::mpsc;
 
-use crate::journal_syncer::JournalSyncer;
 use crate::metric_definitions::{APPLY_BATCH_PARTITIONS, APPLY_SECONDS};
-use crate::state_layout::io_error;
+use crate::offload::Offload;
+use crate::state_database::{Rows, StateDatabase};
 
 /// Applies that may wait; each partition has at most one.
 const QUEUE_MAX: usize = 4_096;
@@ -21,20 +21,6 @@ const QUEUE_MAX: usize = 4_096;
 const APPLIES_MAX: usize = 256;
 /// …and bytes, so that the first of them does not wait for megabytes.
 const BYTES_MAX: usize = 1 << 20;
-
-/// Rows to write (`Some`) or to remove (`None`), in order.
-#[derive(Default)]
-pub(crate) struct Rows(Vec<(UserKey, Option<UserValue>)>);
-
-impl Rows {
-    pub(crate) fn insert(&mut self, key: impl Into<UserKey>, value: impl Into<UserValue>) {
-        self.0.push((key.into(), Some(value.into())));
-    }
-
-    pub(crate) fn remove(&mut self, key: impl Into<UserKey>) {
-        self.0.push((key.into(), None));
-    }
-}
 
 /// One partition's batch.
 pub(crate) trait Apply: Send {
@@ -44,18 +30,35 @@ pub(crate) trait Apply: Send {
     fn finish(self: Box<Self>, result: io::Result<()>);
 }
 
-/// The thread and the way to it.
+/// The thread, or in a simulation the task, and the way to it.
 pub(crate) struct Applier {
     queue: Option<mpsc::Sender<Box<dyn Apply>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Applier {
-    pub(crate) fn start(database: Database, state: Keyspace, syncer: JournalSyncer) -> io::Result<Self> {
-        let (queue, applies) = mpsc::channel(QUEUE_MAX);
-        let run = move || run(&database, &state, &syncer, applies);
-        let thread = std::thread::Builder::new().name("state-applier".into()).spawn(run)?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    pub(crate) fn start(database: Arc<dyn StateDatabase>, offload: Offload) -> io::Result<Self> {
+        let (queue, mut applies) = mpsc::channel(QUEUE_MAX);
+        let mut committer = Committer::new(database);
+        let thread = match offload {
+            Offload::Threads => {
+                let run = move || {
+                    while let Some(first) = applies.blocking_recv() {
+                        committer.commit(first, &mut applies);
+                    }
+                };
+                Some(std::thread::Builder::new().name("state-applier".into()).spawn(run)?)
+            }
+            Offload::InPlace => {
+                tokio::spawn(async move {
+                    while let Some(first) = applies.recv().await {
+                        committer.commit(first, &mut applies);
+                    }
+                });
+                None
+            }
+        };
+        Ok(Self { queue: Some(queue), thread })
     }
 
     /// Hands a batch over; `false` when the applier has stopped.
@@ -79,16 +82,26 @@ impl Drop for Applier {
     }
 }
 
-fn run(
-    database: &Database,
-    state: &Keyspace,
-    syncer: &JournalSyncer,
-    mut applies: mpsc::Receiver<Box<dyn Apply>>,
-) {
-    let seconds = metrics::histogram!(APPLY_SECONDS);
-    let partitions = metrics::histogram!(APPLY_BATCH_PARTITIONS);
-    let mut staged = Vec::with_capacity(APPLIES_MAX);
-    while let Some(first) = applies.blocking_recv() {
+/// What is kept from one commit to the next.
+struct Committer {
+    database: Arc<dyn StateDatabase>,
+    seconds: metrics::Histogram,
+    partitions: metrics::Histogram,
+    staged: Vec<Box<dyn Apply>>,
+}
+
+impl Committer {
+    fn new(database: Arc<dyn StateDatabase>) -> Self {
+        Self {
+            database,
+            seconds: metrics::histogram!(APPLY_SECONDS),
+            partitions: metrics::histogram!(APPLY_BATCH_PARTITIONS),
+            staged: Vec::with_capacity(APPLIES_MAX),
+        }
+    }
+
+    /// Commits `first` and what else waits, at once.
+    fn commit(&mut self, first: Box<dyn Apply>, applies: &mut mpsc::Receiver<Box<dyn Apply>>) {
         let began = std::time::Instant::now();
         let mut rows = Rows::default();
         let mut bytes = 0;
@@ -98,29 +111,21 @@ fn run(
             match apply.stage(&mut rows) {
                 Ok(more) => {
                     bytes += more;
-                    staged.push(apply);
+                    self.staged.push(apply);
                 }
                 Err(error) => {
                     rows.0.truncate(before);
                     apply.finish(Err(error));
                 }
             }
-            if staged.len() < APPLIES_MAX && bytes < BYTES_MAX {
+            if self.staged.len() < APPLIES_MAX && bytes < BYTES_MAX {
                 next = applies.try_recv().ok();
             }
         }
-        let mut write = database.batch();
-        for (key, value) in rows.0 {
-            match value {
-                Some(value) => write.insert(state, key, value),
-                None => write.remove(state, key),
-            }
-        }
-        let committed = write.commit().map_err(io_error);
-        syncer.wrote(bytes);
-        seconds.record(began.elapsed().as_secs_f64());
-        partitions.record(staged.len() as f64);
-        for apply in staged.drain(..) {
+        let committed = self.database.commit(rows, false);
+        self.seconds.record(began.elapsed().as_secs_f64());
+        self.partitions.record(self.staged.len() as f64);
+        for apply in self.staged.drain(..) {
             // `io::Error` cannot be cloned; who waits needs its kind and text.
             apply.finish(match &committed {
                 Ok(()) => Ok(()),

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A file system, as far as the log needs one.
 ///
@@ -28,6 +29,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes every creation, renaming and removal in the directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+    /// How long the next file sync is to take beyond the call itself. Only a committer that is a task waits for it: in a
+    /// simulation a sync cannot block, and yet things must happen meanwhile.
+    fn sync_takes(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An open file. Every method may be called from several threads at once.

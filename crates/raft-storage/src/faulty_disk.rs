@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -23,6 +24,9 @@ pub enum Crash {
     /// The power went in the middle of writing back: of each file's unsynced bytes a prefix is left, of which the
     /// last sector may be garbage; of the unsynced directory operations any. The seed decides.
     Tears { seed: u64 },
+    /// The power went while sectors were written back in any order: of each file's unsynced sectors any are left, the
+    /// others are zero; of the unsynced directory operations any. The seed decides.
+    Scatters { seed: u64 },
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +56,8 @@ struct State {
     syncs_fail: bool,
     operations_left: Option<u64>,
     syncs_held: bool,
+    sync_takes: (Duration, Duration),
+    sync_random: Random,
     syncs_waiting: usize,
     syncs: u64,
     writes: u64,
@@ -83,22 +89,24 @@ impl FaultyDisk {
         state.syncs_fail = false;
         state.operations_left = None;
         state.syncs_held = false;
-        let mut random = Random(match crash {
-            Crash::Tears { seed } => seed,
-            Crash::ProcessOnly | Crash::LosesUnsynced => 0,
-        });
+        let (left, seed) = match crash {
+            Crash::Tears { seed } => (Left::Prefix, seed),
+            Crash::Scatters { seed } => (Left::AnySectors, seed),
+            Crash::ProcessOnly | Crash::LosesUnsynced => (Left::Nothing, 0),
+        };
+        let mut random = Random(seed);
         if crash != Crash::ProcessOnly {
             let changes = std::mem::take(&mut state.unsynced_changes);
             let mut names = state.synced_names.clone();
             for change in &changes {
-                if matches!(crash, Crash::Tears { .. }) && random.below(2) == 0 {
+                if left != Left::Nothing && random.below(2) == 0 {
                     apply(&mut names, change);
                 }
             }
             state.names = names.clone();
             state.synced_names = names;
             for inode in &mut state.inodes {
-                inode.crash(matches!(crash, Crash::Tears { .. }).then_some(&mut random));
+                inode.crash(left, &mut random);
             }
         }
         self.shared.changed.notify_all();
@@ -123,6 +131,13 @@ impl FaultyDisk {
     /// The disk holds at most this many bytes: a write beyond fails as on a full disk. `None`: no limit.
     pub fn limit_bytes(&self, bytes_max: Option<u64>) {
         self.shared.state.lock().bytes_max = bytes_max;
+    }
+
+    /// Later file syncs take between `least` and `most`, at random from the seed, where the committer is a task.
+    pub fn slow_syncs(&self, least: Duration, most: Duration, seed: u64) {
+        let mut state = self.shared.state.lock();
+        state.sync_takes = (least, most.max(least));
+        state.sync_random = Random(seed);
     }
 
     /// Every later file sync waits until [`FaultyDisk::release_syncs`].
@@ -241,6 +256,13 @@ impl Disk for FaultyDisk {
         state.synced_names = state.names.clone();
         Ok(())
     }
+
+    fn sync_takes(&self) -> Duration {
+        let mut state = self.shared.state.lock();
+        let (least, most) = state.sync_takes;
+        let spread = u64::try_from((most - least).as_micros()).unwrap_or(u64::MAX - 1);
+        least + Duration::from_micros(state.sync_random.below(spread + 1))
+    }
 }
 
 impl State {
@@ -288,17 +310,34 @@ fn apply(names: &mut BTreeMap<PathBuf, usize>, change: &NameChange) {
 
 const SECTOR_BYTES: usize = 512;
 
+/// What a crash leaves of a file's unsynced bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Prefix,
+    AnySectors,
+}
+
 impl Inode {
-    /// Keeps what was synced; with `tear`, also a prefix of what was appended since, perhaps with a garbage end.
-    fn crash(&mut self, tear: Option<&mut Random>) {
+    /// Keeps what was synced, and of what was appended since as much as `leaves` says: a prefix may have a garbage end.
+    fn crash(&mut self, leaves: Left, random: &mut Random) {
         let appended = self.written.len().saturating_sub(self.synced.len());
-        let mut left = self.synced.clone();
-        if let Some(random) = tear
-            && appended > 0
-        {
+        let mut left = std::mem::take(&mut self.synced);
+        if appended > 0 && leaves != Left::Nothing {
             let kept = random.below(appended as u64 + 1) as usize;
-            left.extend_from_slice(&self.written[self.synced.len()..self.synced.len() + kept]);
-            if kept > 0 && random.below(2) == 0 {
+            left.extend_from_slice(&self.written[left.len()..left.len() + kept]);
+            if leaves == Left::AnySectors {
+                let appended_from = left.len() - kept;
+                let mut sector = appended_from - appended_from % SECTOR_BYTES;
+                while sector < left.len() {
+                    let next = sector + SECTOR_BYTES;
+                    if random.below(2) == 0 {
+                        let until = next.min(left.len());
+                        left[sector.max(appended_from)..until].fill(0);
+                    }
+                    sector = next;
+                }
+            } else if kept > 0 && random.below(2) == 0 {
                 let from = left.len() - 1 - random.below(kept.min(SECTOR_BYTES) as u64) as usize;
                 for byte in &mut left[from..] {
                     *byte = random.below(256) as u8;
@@ -404,6 +443,7 @@ impl DiskFile for FaultyFile {
 }
 
 /// A small generator (splitmix64), so that a seed alone replays a crash.
+#[derive(Debug, Default)]
 struct Random(u64);
 
 impl Random {

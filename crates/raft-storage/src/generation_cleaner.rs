@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use fjall::{Database, Keyspace};
-
-use crate::state_layout::{Kind, Scope, io_error};
+use crate::offload::Offload;
+use crate::state_database::{Rows, StateDatabase};
+use crate::state_layout::{Kind, Scope};
 
 /// Generations waiting to be dropped; beyond, they wait for the next start.
 const QUEUE_MAX: usize = 4096;
@@ -22,21 +22,29 @@ pub(crate) struct GenerationCleaner {
     queue: Option<SyncSender<Scope>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// In a simulation, where generations are small: dropped at once.
+    in_place: Option<Arc<dyn StateDatabase>>,
 }
 
 impl GenerationCleaner {
-    pub(crate) fn start(database: Database, state: Keyspace) -> io::Result<Self> {
+    pub(crate) fn start(database: Arc<dyn StateDatabase>, offload: Offload) -> io::Result<Self> {
         let (queue, scopes) = sync_channel(QUEUE_MAX);
         let stop = Arc::new(AtomicBool::new(false));
+        if offload == Offload::InPlace {
+            return Ok(Self { queue: None, stop, thread: None, in_place: Some(database) });
+        }
         let thread = std::thread::Builder::new().name("state-cleaner".into()).spawn({
             let stop = Arc::clone(&stop);
-            move || run(&database, &state, &scopes, &stop)
+            move || run(&*database, &scopes, &stop)
         })?;
-        Ok(Self { queue: Some(queue), stop, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), stop, thread: Some(thread), in_place: None })
     }
 
     /// Queues a generation that has its `g` row.
     pub(crate) fn drop_later(&self, scope: Scope) {
+        if let Some(database) = &self.in_place {
+            try_drop(&**database, scope, &self.stop);
+        }
         if let Some(queue) = &self.queue
             && queue.try_send(scope).is_err()
         {
@@ -59,18 +67,22 @@ impl Drop for GenerationCleaner {
     }
 }
 
-fn run(database: &Database, state: &Keyspace, scopes: &Receiver<Scope>, stop: &AtomicBool) {
+fn run(database: &dyn StateDatabase, scopes: &Receiver<Scope>, stop: &AtomicBool) {
     while let Ok(scope) = scopes.recv() {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = drop_generation(database, state, scope, stop) {
-            tracing::warn!(?scope, %error, "could not drop a generation; tried again at the next start");
-        }
+        try_drop(database, scope, stop);
     }
 }
 
-fn drop_generation(database: &Database, state: &Keyspace, scope: Scope, stop: &AtomicBool) -> io::Result<()> {
+fn try_drop(database: &dyn StateDatabase, scope: Scope, stop: &AtomicBool) {
+    if let Err(error) = drop_generation(database, scope, stop) {
+        tracing::warn!(?scope, %error, "could not drop a generation; tried again at the next start");
+    }
+}
+
+fn drop_generation(database: &dyn StateDatabase, scope: Scope, stop: &AtomicBool) -> io::Result<()> {
     for kind in [Kind::Record, Kind::Request, Kind::Change] {
         // Goes on after the last key instead of from the start, so as not to pass over the fresh tombstones again.
         let mut from = scope.prefix(kind).to_vec();
@@ -78,18 +90,20 @@ fn drop_generation(database: &Database, state: &Keyspace, scope: Scope, stop: &A
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let mut batch = database.batch();
+            let mut rows = Rows::default();
             let mut last = None;
-            for item in state.range(from.as_slice()..scope.end(kind).as_slice()).take(BATCH_KEYS_MAX) {
-                let key = item.key().map_err(io_error)?;
+            for item in database.view().range(&from, &scope.end(kind)).take(BATCH_KEYS_MAX) {
+                let (key, _) = item?;
                 last = Some(key.to_vec());
-                batch.remove(state, key);
+                rows.remove(key);
             }
-            batch.commit().map_err(io_error)?;
             let Some(mut last) = last else { break };
+            database.commit(rows, false)?;
             last.push(0);
             from = last;
         }
     }
-    state.remove(scope.prefix(Kind::Garbage)).map_err(io_error)
+    let mut rows = Rows::default();
+    rows.remove(scope.prefix(Kind::Garbage));
+    database.commit(rows, false)
 }

@@ -11,13 +11,16 @@ mod generation_cleaner;
 mod journal_syncer;
 pub mod log;
 pub mod metric_definitions;
+mod offload;
 mod partition_reader;
 mod rebuild;
 mod records;
 mod request_ids;
+mod simulated_state;
 mod snapshot;
 mod snapshot_receiver;
 mod state_check;
+mod state_database;
 mod state_layout;
 mod state_machine;
 #[cfg(test)]
@@ -30,9 +33,11 @@ pub use log::{
     Affected, CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog,
 };
 pub use metric_definitions::describe_metrics;
+pub use offload::Offload;
 pub use partition_reader::{Changes, ChangesError, PartitionReader};
 pub use rebuild::{Forgotten, Rebuild, RebuildError};
 pub use request_ids::CLIENTS_MAX;
+pub use simulated_state::SimulatedState;
 pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotChunks};
 pub use snapshot_receiver::SnapshotReceiver;
 pub use state_machine::{PartitionStateMachine, SnapshotBuilder};

@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use bytes::{Buf, Bytes};
 use evenkeel_protocol::Position;
 use evenkeel_protocol::v1::{Record, WatchEvent};
-use fjall::Readable;
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::state_layout::{Kind, RECORD_HEAD_BYTES, Scope, damaged, io_error, number_of_key, record_head};
+use crate::state_layout::{Kind, RECORD_HEAD_BYTES, Scope, damaged, number_of_key, record_head};
 use crate::state_store::StoreInner;
 use crate::types::GroupId;
 
@@ -55,7 +54,7 @@ pub struct Changes {
 /// Reads one partition. Cheap to clone.
 ///
 /// `get` takes microseconds, but tens of milliseconds in the rare moment when fjall takes in a new table. `list` and
-/// `changes` read many keys: call them on a blocking thread.
+/// `changes` read many keys: call them through [`Self::off_runtime`].
 #[derive(Clone)]
 pub struct PartitionReader {
     store: Arc<StoreInner>,
@@ -67,11 +66,22 @@ impl PartitionReader {
         Self { store, shared }
     }
 
+    /// Reads where it does not hold up other tasks.
+    ///
+    /// # Errors
+    /// When the reading panicked, or the runtime is stopping.
+    pub async fn off_runtime<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let reader = self.clone();
+        self.store.offload.run(move || read(&reader)).await
+    }
+
     /// The record with this key, if there is one.
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Record>> {
-        let stored = self.on_live_generation(|scope| {
-            self.store.state.get(scope.key(Kind::Record, key)).map_err(io_error)
-        })?;
+        let stored =
+            self.on_live_generation(|scope| self.store.database.get(&scope.key(Kind::Record, key)))?;
         stored.map(|stored| self.record(Bytes::copy_from_slice(key), stored.into())).transpose()
     }
 
@@ -84,7 +94,7 @@ impl PartitionReader {
         limit: usize,
         bytes_max: usize,
     ) -> io::Result<(Vec<Record>, bool)> {
-        let (scope, view) = self.on_live_generation(|scope| Ok((scope, self.store.database.snapshot())))?;
+        let (scope, view) = self.on_live_generation(|scope| Ok((scope, self.store.database.view())))?;
         let from = if after_key >= prefix && !after_key.is_empty() {
             let mut from = scope.key(Kind::Record, after_key);
             from.push(0);
@@ -94,8 +104,8 @@ impl PartitionReader {
         };
         let mut records = Vec::new();
         let mut bytes = 0;
-        for item in view.range(&self.store.state, from.as_slice()..scope.end(Kind::Record).as_slice()) {
-            let (key, stored) = item.into_inner().map_err(io_error)?;
+        for item in view.range(&from, &scope.end(Kind::Record)) {
+            let (key, stored) = item?;
             let key = Bytes::from(key).slice(Scope::PREFIX_BYTES..);
             if !key.starts_with(prefix) {
                 break;
@@ -120,7 +130,7 @@ impl PartitionReader {
     ) -> Result<Changes, ChangesError> {
         let (scope, applied, view, first) = self.on_live_generation(|scope| {
             let applied = *self.shared.applied.borrow();
-            let view = self.store.database.snapshot();
+            let view = self.store.database.view();
             Ok((scope, applied, view, self.first_available_position()))
         })?;
         if after.0.saturating_add(1) < first.0 {
@@ -129,9 +139,9 @@ impl PartitionReader {
         let mut changes = Changes { events: Vec::new(), up_to: Position(applied.max(after.0)) };
         let from = scope.number_key(Kind::Change, after.0.saturating_add(1));
         let mut bytes = 0;
-        let rows = view.range(&self.store.state, from.as_slice()..scope.end(Kind::Change).as_slice());
+        let rows = view.range(&from, &scope.end(Kind::Change));
         for (scanned, item) in rows.enumerate() {
-            let (key, row) = item.into_inner().map_err(io_error)?;
+            let (key, row) = item?;
             let position = number_of_key(&key)?;
             if scanned >= CHANGES_SCANNED_MAX || changes.events.len() >= limit || bytes >= bytes_max {
                 changes.up_to = Position(position - 1);

@@ -19,13 +19,14 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use evenkeel_protocol::internal::v1 as internal;
-use fjall::Readable;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::mpsc;
 
+use crate::offload::Offload;
 use crate::snapshot_receiver::{ReceivedGeneration, SnapshotReceiver};
-use crate::state_layout::{Kind, PartitionRow, Scope, damaged, io_error, number_of_key};
+use crate::state_database::{RowIter, StateView};
+use crate::state_layout::{Kind, PartitionRow, Scope, damaged, number_of_key};
 use crate::state_store::StoreInner;
 use crate::types::GroupId;
 
@@ -66,7 +67,7 @@ pub(crate) struct SnapshotEnd {
 /// A consistent view of a partition's state in the database; holds its old versions until dropped.
 pub(crate) struct SnapshotView {
     pub store: Arc<StoreInner>,
-    pub view: fjall::Snapshot,
+    pub view: Box<dyn StateView>,
     pub partition: GroupId,
     pub row: PartitionRow,
 }
@@ -113,6 +114,14 @@ impl Snapshot {
 
     /// The same bytes, read on a blocking thread a few chunks ahead. Dropping the stream stops the reading.
     pub fn stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+        if let Content::View(SnapshotView { store, .. }) = &self.content
+            && store.offload == Offload::InPlace
+        {
+            return match self.chunks() {
+                Ok(chunks) => futures::stream::iter(chunks).boxed(),
+                Err(error) => futures::stream::iter([Err(error)]).boxed(),
+            };
+        }
         let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD_MAX);
         tokio::task::spawn_blocking(move || match self.chunks() {
             Ok(chunks) => {
@@ -127,7 +136,7 @@ impl Snapshot {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        futures::stream::poll_fn(move |context| receiver.poll_recv(context))
+        futures::stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()
     }
 
     /// As a generation of this partition: a view, of whichever store, is copied through the stream's format.
@@ -141,8 +150,8 @@ impl Snapshot {
             Content::View(view) => view,
         };
         let mut receiver = SnapshotReceiver::begin(Arc::clone(store), partition)?;
-        let mut chunks = Box::pin(Self::from_view(view).stream());
-        while let Some(chunk) = futures::StreamExt::next(&mut chunks).await {
+        let mut chunks = Self::from_view(view).stream();
+        while let Some(chunk) = chunks.next().await {
             receiver.push(chunk?).await?;
         }
         receiver.finish_generation().await
@@ -151,8 +160,8 @@ impl Snapshot {
 
 enum Section {
     Header,
-    Records(fjall::Iter),
-    Requests(fjall::Iter),
+    Records(RowIter),
+    Requests(RowIter),
     End,
     Done,
 }
@@ -179,7 +188,7 @@ impl SnapshotChunks {
     fn fill(&mut self) -> io::Result<()> {
         while self.buffer.len() < CHUNK_BYTES_MAX {
             let scope = self.scope();
-            let all = |kind| self.view.view.prefix(&self.view.store.state, scope.prefix(kind));
+            let all = |kind| self.view.view.range(&scope.prefix(kind), &scope.end(kind));
             match &mut self.section {
                 Section::Header => {
                     let header = SnapshotHeader {
@@ -192,7 +201,7 @@ impl SnapshotChunks {
                 }
                 Section::Records(items) => match items.next() {
                     Some(item) => {
-                        let (key, stored) = item.into_inner().map_err(io_error)?;
+                        let (key, stored) = item?;
                         let key = &key[Scope::PREFIX_BYTES..];
                         self.end.records_count += 1;
                         self.put_frame(FRAME_RECORD, &[&(key.len() as u32).to_le_bytes(), key, &stored])?;
@@ -207,7 +216,7 @@ impl SnapshotChunks {
                 },
                 Section::Requests(items) => match items.next() {
                     Some(item) => {
-                        let (key, row) = item.into_inner().map_err(io_error)?;
+                        let (key, row) = item?;
                         let client = number_of_key(&key)?;
                         self.end.requests_count += 1;
                         self.put_frame(FRAME_REQUEST, &[&client.to_le_bytes(), &row])?;

@@ -4,15 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use fjall::OwnedWriteBatch as WriteBatch;
 use prost::Message;
 
 use crate::snapshot::{
     FRAME_END, FRAME_HEAD_BYTES, FRAME_HEADER, FRAME_RECORD, FRAME_REQUEST, SNAPSHOT_FORMAT, Snapshot,
     SnapshotEnd, SnapshotHeader,
 };
+use crate::state_database::Rows;
 use crate::state_layout::{KEY_BYTES_MAX, Kind, RECORD_HEAD_BYTES, Scope, decode_log_id};
-use crate::state_machine::blocking;
 use crate::state_store::StoreInner;
 use crate::types::{GroupId, raft};
 
@@ -94,7 +93,9 @@ impl SnapshotReceiver {
     /// Takes in the next bytes, cut anywhere.
     pub async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
         let mut receiving = self.take()?;
-        let receiving = blocking(move || receiving.push(&chunk).map(|()| receiving)).await?;
+        let store = Arc::clone(&receiving.filling.store);
+        let push = move || receiving.push(&chunk).map(|()| receiving);
+        let receiving = store.blocking(push).await?;
         self.receiving = Some(receiving);
         Ok(())
     }
@@ -124,11 +125,11 @@ impl SnapshotReceiver {
 impl Receiving {
     fn push(&mut self, chunk: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(chunk);
-        let mut write = self.filling.store.database.batch();
+        let mut rows = Rows::default();
         while let Some((kind, payload)) = self.next_frame()? {
-            self.take_frame(kind, payload, &mut write)?;
+            self.take_frame(kind, payload, &mut rows)?;
         }
-        self.filling.store.commit(write)
+        self.filling.store.database.commit(rows, false)
     }
 
     fn next_frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {
@@ -149,7 +150,7 @@ impl Receiving {
         Ok(Some((kind, frame)))
     }
 
-    fn take_frame(&mut self, kind: u8, mut payload: Bytes, write: &mut WriteBatch) -> io::Result<()> {
+    fn take_frame(&mut self, kind: u8, mut payload: Bytes, rows: &mut Rows) -> io::Result<()> {
         if self.ended {
             return Err(invalid("goes on after its end"));
         }
@@ -157,7 +158,6 @@ impl Receiving {
             return Err(invalid("does not begin with its only header"));
         }
         let scope = self.filling.scope;
-        let state = &self.filling.store.state;
         match kind {
             FRAME_HEADER => {
                 let header = SnapshotHeader::decode(payload).map_err(|e| invalid(format!("header: {e}")))?;
@@ -181,12 +181,12 @@ impl Receiving {
                 let key = payload.split_to(key_bytes);
                 self.counted.records_count += 1;
                 // Copied: a slice would keep the whole chunk in the memtable.
-                write.insert(state, scope.key(Kind::Record, &key), payload.as_ref());
+                rows.insert(scope.key(Kind::Record, &key), payload.as_ref());
             }
             FRAME_REQUEST => {
                 let client = payload.try_get_u64_le().map_err(|_| invalid("a request id is cut short"))?;
                 self.counted.requests_count += 1;
-                write.insert(state, scope.number_key(Kind::Request, client), payload.as_ref());
+                rows.insert(scope.number_key(Kind::Request, client), payload.as_ref());
             }
             FRAME_END => {
                 let end = SnapshotEnd::decode(payload).map_err(|e| invalid(format!("end: {e}")))?;

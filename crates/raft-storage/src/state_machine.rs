@@ -11,22 +11,22 @@ use bytes::Bytes;
 use evenkeel_protocol::internal::v1 as internal;
 use evenkeel_protocol::internal::v1::{Outcome, outcome};
 use evenkeel_protocol::v1::WatchEvent;
-use fjall::PersistMode;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
-use crate::applier::{Apply, Rows};
+use crate::applier::Apply;
 use crate::partition_reader::{PartitionReader, PartitionShared, encode_changes};
 use crate::records::{Rejection, StagedRecords, Written};
 use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
 use crate::snapshot::{Snapshot, SnapshotView};
 use crate::snapshot_receiver::ReceivedGeneration;
+use crate::state_database::Rows;
 use crate::state_layout::{
     Kind, Numbers, PartitionRow, Scope, decode_log_id, encode_log_id, encode_membership, encode_record,
-    io_error, membership_key, number_of_key, record_head, row_key,
+    membership_key, number_of_key, record_head, row_key,
 };
 use crate::state_store::StoreInner;
 use crate::types::{GroupId, TypeConfig, raft};
@@ -233,9 +233,9 @@ impl PartitionState {
                 }
             }
         }
-        let (scope, state) = (self.scope(), &self.store.state);
+        let (scope, database) = (self.scope(), &self.store.database);
         let executed = batch.records.execute(self.partition, position, command.operations, |key| {
-            let stored = state.get(scope.key(Kind::Record, key)).map_err(io_error)?;
+            let stored = database.get(&scope.key(Kind::Record, key))?;
             stored.map_or(Ok(0), |stored| record_head(&stored).map(|(version, _)| version))
         })?;
         let outcome = match executed {
@@ -280,13 +280,12 @@ impl PartitionState {
             row.changes_first = position + 1;
         };
         let scope = self.scope();
-        let state = &self.store.state;
         let from = scope.number_key(Kind::Change, self.row.changes_first);
-        for item in state.range(from.as_slice()..scope.end(Kind::Change).as_slice()) {
+        for item in self.store.database.view().range(&from, &scope.end(Kind::Change)) {
             if !too_much(&self.row) {
                 break;
             }
-            let (key, row) = item.into_inner().map_err(io_error)?;
+            let (key, row) = item?;
             let events = Numbers(&row).u32_le()?;
             trimmed(&mut self.row, number_of_key(&key)?, u64::from(events), row.len());
             write.remove(key);
@@ -344,7 +343,7 @@ impl PartitionState {
     }
 
     fn view(&self) -> Snapshot {
-        let view = self.store.database.snapshot();
+        let view = self.store.database.view();
         Snapshot::from_view(SnapshotView {
             store: Arc::clone(&self.store),
             view,
@@ -375,19 +374,18 @@ impl PartitionState {
         let old = self.scope();
         let store = Arc::clone(&self.store);
         self.usable = false;
-        let (row, requests) = blocking(move || {
+        let install = move || {
             let requests = load_requests(&store, scope)?;
-            store.sync_ahead()?;
-            let state = &store.state;
-            let mut write = store.database.batch().durability(Some(PersistMode::SyncAll));
-            write.insert(state, row_key(scope.partition), row.encode_to_vec());
-            write.insert(state, membership_key(scope.partition), membership);
-            write.remove(state, scope.prefix(Kind::Garbage));
-            write.insert(state, old.prefix(Kind::Garbage), []);
-            store.commit(write)?;
+            store.database.sync_ahead()?;
+            let mut rows = Rows::default();
+            rows.insert(row_key(scope.partition), row.encode_to_vec());
+            rows.insert(membership_key(scope.partition), membership);
+            rows.remove(scope.prefix(Kind::Garbage));
+            rows.insert(old.prefix(Kind::Garbage), []);
+            store.database.commit(rows, true)?;
             Ok((row, requests))
-        })
-        .await?;
+        };
+        let (row, requests) = self.store.blocking(install).await?;
         received.keep();
         self.row = row;
         self.requests = requests;
@@ -494,22 +492,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let snapshot = self.snapshot.take();
         let snapshot = snapshot.ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))?;
         let store = Arc::clone(&self.store);
-        blocking(move || store.persist()).await?;
+        self.store.blocking(move || store.database.persist()).await?;
         Ok(snapshot)
     }
 }
 
-/// Runs work that waits for the disk where it does not hold up other tasks.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
 fn load_requests(store: &StoreInner, scope: Scope) -> io::Result<RequestIds> {
     let mut requests = RequestIds::new(CLIENTS_MAX);
-    for item in store.state.prefix(scope.prefix(Kind::Request)) {
-        let (key, row) = item.into_inner().map_err(io_error)?;
+    for item in store.database.view().range(&scope.prefix(Kind::Request), &scope.end(Kind::Request)) {
+        let (key, row) = item?;
         requests.load_row(number_of_key(&key)?, &row)?;
     }
     Ok(requests)

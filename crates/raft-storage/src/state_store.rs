@@ -21,26 +21,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use parking_lot::Mutex;
 use prost::Message;
 
 use crate::applier::Applier;
-use crate::background_priority;
 use crate::generation_cleaner::GenerationCleaner;
-use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
+use crate::offload::Offload;
 use crate::partition_reader::PartitionReader;
+use crate::simulated_state::SimulatedState;
 use crate::snapshot_receiver::SnapshotReceiver;
 use crate::state_check::{DamagedTable, find_damage, find_damaged_file};
+use crate::state_database::{FjallDatabase, Rows, StateDatabase};
 use crate::state_layout::{
     FORMAT, FORMAT_KEY, Kind, Numbers, PartitionRow, Scope, damaged, decode_membership, io_error,
     membership_key, row_key,
 };
 use crate::state_machine::PartitionStateMachine;
 use crate::types::{GroupId, raft};
-
-/// Smallest journal limit that fjall takes.
-const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// Sizes of the state database. The defaults suit several brokers on one small machine.
 #[derive(Clone, Debug)]
@@ -112,11 +109,10 @@ pub(crate) struct StoreInner {
     // Before the database: dropping them stops their threads.
     pub cleaner: GenerationCleaner,
     pub applier: Applier,
-    pub database: Database,
-    /// See [`crate::state_layout`].
-    pub state: Keyspace,
+    /// See [`crate::state_layout`] for what is in it.
+    pub database: Arc<dyn StateDatabase>,
+    pub offload: Offload,
     pub options: StoreOptions,
-    directory: PathBuf,
     /// Highest generation of each partition that was ever begun.
     generations: Mutex<HashMap<GroupId, u32>>,
     open_partitions: Mutex<HashMap<GroupId, Weak<()>>>,
@@ -132,37 +128,52 @@ pub struct StateStore {
 impl StateStore {
     /// Opens or creates the database in `directory`. Blocks for disk reads and an fsync.
     pub fn open(directory: impl AsRef<Path>, options: StoreOptions) -> Result<Self, OpenStoreError> {
-        let path = directory.as_ref().to_path_buf();
-        let damaged = |source: io::Error| not_opened(&path, fjall::Error::Io(source));
-        let (database, state) = match open_database(&path, &options) {
-            Ok(opened) => opened,
-            Err(fjall::Error::Locked) => return Err(OpenStoreError::Locked { path }),
-            Err(error) => return Err(not_opened(&path, error)),
+        let path = directory.as_ref();
+        let database = match FjallDatabase::open(path, &options) {
+            Ok(database) => database,
+            Err(fjall::Error::Locked) => return Err(OpenStoreError::Locked { path: path.to_path_buf() }),
+            Err(error) => return Err(not_opened(path, error)),
         };
-        if let Some(DamagedTable { path, offset, what }) = find_damage(&state).map_err(damaged)? {
+        let damage = find_damage(database.keyspace());
+        let damage = damage.map_err(|source| not_opened(path, fjall::Error::Io(source)))?;
+        if let Some(DamagedTable { path, offset, what }) = damage {
             return Err(OpenStoreError::Corrupt { path, offset, what });
         }
-        if let Some(found) = check_format(&state).map_err(damaged)? {
+        Self::start(Arc::new(database), Offload::Threads, path, options)
+    }
+
+    /// Opens a simulated database: no thread, everything on the runtime that this must be called on.
+    pub fn open_simulated(state: &SimulatedState, options: StoreOptions) -> Result<Self, OpenStoreError> {
+        Self::start(Arc::new(state.open()), Offload::InPlace, Path::new("simulated"), options)
+    }
+
+    fn start(
+        database: Arc<dyn StateDatabase>,
+        offload: Offload,
+        path: &Path,
+        options: StoreOptions,
+    ) -> Result<Self, OpenStoreError> {
+        let path = path.to_path_buf();
+        let damaged = |source: io::Error| not_opened(&path, fjall::Error::Io(source));
+        if let Some(found) = check_format(&*database).map_err(damaged)? {
             return Err(OpenStoreError::NewerFormat { path, found });
         }
-        let (generations, garbage) = scan_generations(&state).map_err(damaged)?;
-        let cleaner = GenerationCleaner::start(database.clone(), state.clone()).map_err(damaged)?;
+        let (generations, garbage) = scan_generations(&*database).map_err(damaged)?;
+        let cleaner = GenerationCleaner::start(database.clone(), offload).map_err(damaged)?;
         for scope in garbage {
             cleaner.drop_later(scope);
         }
-        let syncer = JournalSyncer::start(path.clone()).map_err(damaged)?;
-        let applier = Applier::start(database.clone(), state.clone(), syncer).map_err(damaged)?;
+        let applier = Applier::start(database.clone(), offload).map_err(damaged)?;
         let inner = StoreInner {
             cleaner,
             applier,
             database,
-            state,
+            offload,
             options,
-            directory: path.clone(),
             generations: Mutex::new(generations),
             open_partitions: Mutex::default(),
         };
-        inner.persist().map_err(damaged)?;
+        inner.database.persist().map_err(damaged)?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -195,20 +206,20 @@ impl StateStore {
             let garbage = Scope { partition, generation: old };
             let Scope { generation, .. } = inner.begin_generation(partition)?;
             let row = PartitionRow { generation, changes_first: 1, ..PartitionRow::default() };
-            let mut write = inner.database.batch();
-            write.insert(&inner.state, row_key(partition), row.encode_to_vec());
-            write.remove(&inner.state, membership_key(partition));
-            write.insert(&inner.state, garbage.prefix(Kind::Garbage), []);
-            write.remove(&inner.state, Scope { partition, generation }.prefix(Kind::Garbage));
-            inner.commit(write)?;
+            let mut rows = Rows::default();
+            rows.insert(row_key(partition), row.encode_to_vec());
+            rows.remove(membership_key(partition));
+            rows.insert(garbage.prefix(Kind::Garbage), []);
+            rows.remove(Scope { partition, generation }.prefix(Kind::Garbage));
+            inner.database.commit(rows, false)?;
         }
-        inner.persist()
+        inner.database.persist()
     }
 
     /// Generations of all partitions that are being filled or dropped.
     pub fn unfinished_generations(&self) -> io::Result<usize> {
-        let mut rows = self.inner.state.prefix(b"g");
-        rows.try_fold(0, |count, row| row.key().map(|_| count + 1)).map_err(io_error)
+        let mut rows = self.inner.database.view().range(b"g", b"h");
+        rows.try_fold(0, |count, row| row.map(|_| count + 1))
     }
 }
 
@@ -216,12 +227,9 @@ impl StateStore {
 impl StateStore {
     /// Keys of all records, request ids and changes, live or not.
     pub(crate) fn keys_count(&self) -> io::Result<usize> {
-        let counts = ["r", "q", "c"].map(|kind| {
-            self.inner
-                .state
-                .prefix(kind)
-                .try_fold(0, |count, item| item.key().map(|_| count + 1))
-                .map_err(io_error)
+        let kinds: [(&[u8], &[u8]); 3] = [(b"r", b"s"), (b"q", b"r"), (b"c", b"d")];
+        let counts = kinds.map(|(from, to)| {
+            self.inner.database.view().range(from, to).try_fold(0, |count, row| row.map(|_| count + 1))
         });
         counts.into_iter().sum()
     }
@@ -235,47 +243,29 @@ impl StoreInner {
         *highest += 1;
         let scope = Scope { partition, generation: *highest };
         drop(generations);
-        self.state.insert(scope.prefix(Kind::Garbage), []).map_err(io_error)?;
+        let mut rows = Rows::default();
+        rows.insert(scope.prefix(Kind::Garbage), []);
+        self.database.commit(rows, false)?;
         Ok(scope)
     }
 
     pub(crate) fn read_row(&self, partition: GroupId) -> io::Result<Option<PartitionRow>> {
-        let row = self.state.get(row_key(partition)).map_err(io_error)?;
+        let row = self.database.get(&row_key(partition))?;
         row.map(|row| decode_row(partition, &row)).transpose()
     }
 
     pub(crate) fn read_membership(&self, partition: GroupId) -> io::Result<raft::StoredMembership> {
-        let json = self.state.get(membership_key(partition)).map_err(io_error)?;
+        let json = self.database.get(&membership_key(partition))?;
         json.map_or_else(|| Ok(raft::StoredMembership::default()), |json| decode_membership(&json))
     }
 
-    /// Commits a batch at once, beside the applier. Not synced unless the batch says so. Blocks.
-    pub(crate) fn commit(&self, write: OwnedWriteBatch) -> io::Result<()> {
-        write.commit().map_err(io_error)
+    /// Runs work that waits for the disk where it does not hold up other tasks.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.offload.run(work).await?
     }
-
-    /// Syncs what was written so far without making applies wait, before something that does. Blocks.
-    pub(crate) fn sync_ahead(&self) -> io::Result<()> {
-        sync_newest_journal(&self.directory)
-    }
-
-    /// Makes everything that was written durable. Blocks; applies wait only for what was written meanwhile.
-    pub(crate) fn persist(&self) -> io::Result<()> {
-        self.sync_ahead()?;
-        self.database.persist(PersistMode::SyncAll).map_err(io_error)
-    }
-}
-
-fn open_database(path: &Path, options: &StoreOptions) -> fjall::Result<(Database, Keyspace)> {
-    let database = Database::builder(path)
-        .cache_size(options.cache_bytes)
-        .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
-        .worker_threads(options.worker_threads.max(1))
-        .open()?;
-    background_priority::lower_fjall_threads(options.worker_threads.max(1));
-    let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
-    let state = database.keyspace("state", create)?;
-    Ok((database, state))
 }
 
 /// Names what is damaged, if that is the reason and can be found out.
@@ -297,9 +287,11 @@ fn decode_row(partition: GroupId, row: &[u8]) -> io::Result<PartitionRow> {
 }
 
 /// Writes the format into a new database; `Some` when the database has a newer one.
-fn check_format(state: &Keyspace) -> io::Result<Option<u32>> {
-    let Some(stored) = state.get(FORMAT_KEY).map_err(io_error)? else {
-        state.insert(FORMAT_KEY, FORMAT.to_le_bytes()).map_err(io_error)?;
+fn check_format(database: &dyn StateDatabase) -> io::Result<Option<u32>> {
+    let Some(stored) = database.get(FORMAT_KEY)? else {
+        let mut rows = Rows::default();
+        rows.insert(FORMAT_KEY, FORMAT.to_le_bytes());
+        database.commit(rows, false)?;
         return Ok(None);
     };
     let found = Numbers(&stored).u32_le()?;
@@ -307,16 +299,17 @@ fn check_format(state: &Keyspace) -> io::Result<Option<u32>> {
 }
 
 /// The highest generation of each partition, and the generations to drop.
-fn scan_generations(state: &Keyspace) -> io::Result<(HashMap<GroupId, u32>, Vec<Scope>)> {
+fn scan_generations(database: &dyn StateDatabase) -> io::Result<(HashMap<GroupId, u32>, Vec<Scope>)> {
     let mut generations = HashMap::new();
-    for item in state.prefix(b"p") {
-        let (key, row) = item.into_inner().map_err(io_error)?;
+    let view = database.view();
+    for item in view.range(b"p", b"q") {
+        let (key, row) = item?;
         let partition = Numbers(key.get(1..).unwrap_or_default()).u32_be()?;
         generations.insert(partition, decode_row(partition, &row)?.generation);
     }
     let mut garbage = Vec::new();
-    for item in state.prefix(b"g") {
-        let scope = Scope::of_key(&item.key().map_err(io_error)?)?;
+    for item in view.range(b"g", b"h") {
+        let scope = Scope::of_key(&item?.0)?;
         let highest: &mut u32 = generations.entry(scope.partition).or_default();
         *highest = scope.generation.max(*highest);
         garbage.push(scope);

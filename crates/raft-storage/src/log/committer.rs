@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use metrics::{counter, gauge, histogram};
 
-use super::log_core::{Batch, LogCore};
+use super::log_core::{Batch, LogCore, Waiter};
 use super::log_error::LogFailure;
 use super::segment;
 use super::shared_log::LogShared;
+use crate::disk::DiskFile;
 use crate::metric_definitions as names;
 
 /// A log whose committer has to be run. Dropping it stops the log, so that whoever waits is told also when the
@@ -48,7 +49,21 @@ pub fn run_on_thread(committer: Committer) {
 pub async fn run_on_task(committer: Committer) {
     let log = &*committer.0;
     loop {
-        if run_round(log) {
+        let worked = match take(log) {
+            Some(mut batch) => {
+                let mut outcome = write(log, &batch);
+                if outcome.is_ok() {
+                    let takes = log.disk.sync_takes();
+                    if !takes.is_zero() {
+                        tokio::time::sleep(takes).await;
+                    }
+                    outcome = sync(log, &mut batch);
+                }
+                finish(log, batch, outcome).map(|()| true)
+            }
+            None => delete_oldest(log),
+        };
+        if end_round(log, worked) {
             // Others of this runtime may queue for the next batch meanwhile.
             tokio::task::yield_now().await;
             continue;
@@ -66,11 +81,18 @@ fn is_over(core: &LogCore) -> bool {
 
 /// One round; false when there was nothing to do.
 fn run_round(log: &LogShared) -> bool {
-    let outcome = match take(log) {
-        Some(batch) => commit(log, batch).map(|()| true),
+    let worked = match take(log) {
+        Some(mut batch) => {
+            let outcome = write(log, &batch).and_then(|()| sync(log, &mut batch));
+            finish(log, batch, outcome).map(|()| true)
+        }
         None => delete_oldest(log),
     };
-    let outcome = outcome.and_then(|worked| Ok(log.rewrite_laggards()? || worked));
+    end_round(log, worked)
+}
+
+fn end_round(log: &LogShared, worked: Result<bool, LogFailure>) -> bool {
+    let outcome = worked.and_then(|worked| Ok(log.rewrite_laggards()? || worked));
     outcome.unwrap_or_else(|failure| {
         log.fail(failure);
         false
@@ -88,15 +110,11 @@ fn take(log: &LogShared) -> Option<Batch> {
     Some(batch)
 }
 
-fn commit(log: &LogShared, mut batch: Batch) -> Result<(), LogFailure> {
-    let written = write(log, &batch);
+/// Answers whoever waits for the batch, and creates and deletes the segments that follow from it.
+fn finish(log: &LogShared, mut batch: Batch, durable: Result<(), LogFailure>) -> Result<(), LogFailure> {
     let waiters = std::mem::take(&mut batch.waiters);
-    match written {
-        Ok(()) => {
-            for waiter in waiters {
-                waiter.complete(&Ok(()));
-            }
-        }
+    match durable {
+        Ok(()) => complete(waiters),
         Err(failure) => {
             let failure = log.fail(failure);
             for waiter in waiters {
@@ -126,19 +144,38 @@ fn commit(log: &LogShared, mut batch: Batch) -> Result<(), LogFailure> {
     batch.deletable.map_or(Ok(()), |sequence| delete(log, sequence))
 }
 
+fn complete(waiters: Vec<Waiter>) {
+    for waiter in waiters {
+        waiter.complete(&Ok(()));
+    }
+}
+
+fn path_of(log: &LogShared, batch: &Batch) -> PathBuf {
+    segment::path(&log.options.directory, batch.segment)
+}
+
+fn file_of<'a>(log: &LogShared, batch: &'a Batch) -> Result<&'a Arc<dyn DiskFile>, LogFailure> {
+    batch.file.as_ref().ok_or_else(|| LogFailure {
+        action: "write",
+        path: path_of(log, batch),
+        reason: "the segment was never created".into(),
+    })
+}
+
 fn write(log: &LogShared, batch: &Batch) -> Result<(), LogFailure> {
     if batch.bytes.is_empty() {
         return Ok(());
     }
-    let path = || segment::path(&log.options.directory, batch.segment);
-    let file = batch.file.as_ref().ok_or_else(|| LogFailure {
-        action: "write",
-        path: path(),
-        reason: "the segment was never created".into(),
-    })?;
-    file.write_all_at(&batch.bytes, batch.offset).map_err(|e| failure_of("write", path(), &e))?;
+    let written = file_of(log, batch)?.write_all_at(&batch.bytes, batch.offset);
+    written.map_err(|e| failure_of("write", path_of(log, batch), &e))
+}
+
+fn sync(log: &LogShared, batch: &mut Batch) -> Result<(), LogFailure> {
+    if batch.bytes.is_empty() {
+        return Ok(());
+    }
     let started = Instant::now();
-    file.sync().map_err(|e| failure_of("sync", path(), &e))?;
+    file_of(log, batch)?.sync().map_err(|e| failure_of("sync", path_of(log, batch), &e))?;
     histogram!(names::LOG_FSYNC_SECONDS).record(started.elapsed().as_secs_f64());
     histogram!(names::LOG_BATCH_BYTES).record(batch.bytes.len() as f64);
     histogram!(names::LOG_BATCH_FRAMES).record(batch.frames as f64);

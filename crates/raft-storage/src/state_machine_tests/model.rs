@@ -7,6 +7,7 @@ use evenkeel_protocol::Position;
 use proptest::prelude::*;
 
 use super::*;
+use crate::SimulatedState;
 
 /// What the state machine should do, as simply as possible.
 #[derive(Default)]
@@ -150,14 +151,32 @@ async fn run(stores: [&StateStore; 2], id: GroupId, steps: Vec<Step>) {
     }
 }
 
-#[test]
-fn the_state_machine_does_what_a_plain_map_does() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let ((_a, here), (_b, there)) = (open_store(small()), open_store(small()));
+/// Whether on fjall or simulated; snapshots go from the one to the other and back.
+fn does_what_a_plain_map_does(runtime: &tokio::runtime::Runtime, [here, there]: [&StateStore; 2]) {
     let partitions = AtomicU32::new(1);
-    let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in steps())| {
         let id = partitions.fetch_add(1, Ordering::Relaxed);
-        runtime.block_on(run([&here, &there], id, steps));
+        runtime.block_on(run([here, there], id, steps));
     });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+#[test]
+fn the_state_machine_does_what_a_plain_map_does() {
+    let ((_a, here), (_b, there)) = (open_store(small()), open_store(small()));
+    does_what_a_plain_map_does(&runtime(), [&here, &there]);
+}
+
+#[test]
+fn simulated_it_does_the_same_and_exchanges_snapshots_with_the_real_one() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let simulated = || StateStore::open_simulated(&SimulatedState::new(), small()).unwrap();
+    does_what_a_plain_map_does(&runtime, [&simulated(), &simulated()]);
+    let (_folder, real) = open_store(small());
+    does_what_a_plain_map_does(&runtime, [&simulated(), &real]);
 }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 
 use super::*;
+use crate::SimulatedState;
 use crate::{CHUNK_BYTES_MAX, ChangesError, SnapshotReceiver};
 
 /// The chunks of a partition's current snapshot, and its description.
@@ -285,4 +286,24 @@ fn copy_of(folder: &std::path::Path) -> TempDir {
     let copied = tempfile::tempdir().unwrap();
     copy(folder, copied.path());
     copied
+}
+
+#[tokio::test]
+async fn a_crash_of_the_simulated_state_leaves_what_was_synced_and_some_of_the_commits_after_it() {
+    for kept in 0..=3 {
+        let disk = SimulatedState::new();
+        let store = StateStore::open_simulated(&disk, small()).unwrap();
+        let mut partition = Partition::open(&store, 1);
+        partition.apply(&["put a 1"]).await;
+        partition.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        for command in ["put b 1", "put b 2", "put c 1"] {
+            partition.apply(&[command]).await;
+        }
+        assert_eq!(disk.unsynced(), 3);
+        disk.crash(kept);
+        assert!(partition.reader.get(b"a").is_err(), "a dead process reads nothing");
+        let store = StateStore::open_simulated(&disk, small()).unwrap();
+        let left = ["a=1@1v1", "a=1@1v1 b=1@2v1", "a=1@1v1 b=2@3v2", "a=1@1v1 b=2@3v2 c=1@4v1"];
+        assert_eq!(Partition::open(&store, 1).keys(), left[kept]);
+    }
 }

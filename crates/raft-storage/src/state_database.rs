@@ -1,0 +1,134 @@
+//! What the state store asks of its database, an ordered map of bytes, and the real one.
+//!
+//! The store works through [`StateDatabase`] so that the same code runs on fjall ([`FjallDatabase`]) and inside a
+//! simulation ([`crate::simulated_state::SimulatedState`]); one suite of tests runs against both.
+//!
+//! What both promise: a commit is seen whole or not at all; a view does not change; a crash leaves the commits up to some
+//! point, all of them that were synced among them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+pub(crate) use fjall::{UserKey, UserValue};
+
+use crate::background_priority;
+use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
+use crate::state_layout::io_error;
+use crate::state_store::StoreOptions;
+
+/// Smallest journal limit that fjall takes.
+const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Rows in key order.
+pub(crate) type RowIter = Box<dyn Iterator<Item = io::Result<(UserKey, UserValue)>> + Send>;
+
+/// Rows to write (`Some`) or to remove (`None`), in order.
+#[derive(Default)]
+pub(crate) struct Rows(pub Vec<(UserKey, Option<UserValue>)>);
+
+impl Rows {
+    pub(crate) fn insert(&mut self, key: impl Into<UserKey>, value: impl Into<UserValue>) {
+        self.0.push((key.into(), Some(value.into())));
+    }
+
+    pub(crate) fn remove(&mut self, key: impl Into<UserKey>) {
+        self.0.push((key.into(), None));
+    }
+}
+
+/// The database as it was when the view was made.
+pub(crate) trait StateView: Send + Sync {
+    fn range(&self, from: &[u8], to: &[u8]) -> RowIter;
+}
+
+/// Every method may block, and may be called from several threads at once.
+pub(crate) trait StateDatabase: Send + Sync + 'static {
+    fn get(&self, key: &[u8]) -> io::Result<Option<UserValue>>;
+    fn view(&self) -> Box<dyn StateView>;
+    /// Writes all rows or none; durably, with everything written before, when `sync` says so.
+    fn commit(&self, rows: Rows, sync: bool) -> io::Result<()>;
+    /// Syncs what was written so far without making commits wait, before something that does.
+    fn sync_ahead(&self) -> io::Result<()>;
+    /// Makes everything that was written durable.
+    fn persist(&self) -> io::Result<()>;
+}
+
+/// The real one.
+pub(crate) struct FjallDatabase {
+    // Before the database: dropping it stops its thread.
+    syncer: JournalSyncer,
+    database: Database,
+    state: Keyspace,
+    directory: PathBuf,
+}
+
+impl FjallDatabase {
+    /// Opens or creates the database in `directory`. Blocks for disk reads and an fsync.
+    pub(crate) fn open(directory: &Path, options: &StoreOptions) -> fjall::Result<Self> {
+        let database = Database::builder(directory)
+            .cache_size(options.cache_bytes)
+            .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
+            .worker_threads(options.worker_threads.max(1))
+            .open()?;
+        background_priority::lower_fjall_threads(options.worker_threads.max(1));
+        let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
+        let state = database.keyspace("state", create)?;
+        let syncer = JournalSyncer::start(directory.to_path_buf())?;
+        Ok(Self { syncer, database, state, directory: directory.to_path_buf() })
+    }
+
+    /// Where everything is.
+    pub(crate) fn keyspace(&self) -> &Keyspace {
+        &self.state
+    }
+}
+
+impl StateDatabase for FjallDatabase {
+    fn get(&self, key: &[u8]) -> io::Result<Option<UserValue>> {
+        self.state.get(key).map_err(io_error)
+    }
+
+    fn view(&self) -> Box<dyn StateView> {
+        Box::new(FjallView { view: self.database.snapshot(), state: self.state.clone() })
+    }
+
+    fn commit(&self, rows: Rows, sync: bool) -> io::Result<()> {
+        let mut batch = self.database.batch();
+        if sync {
+            batch = batch.durability(Some(PersistMode::SyncAll));
+        }
+        let mut bytes = 0;
+        for (key, value) in rows.0 {
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
+            match value {
+                Some(value) => batch.insert(&self.state, key, value),
+                None => batch.remove(&self.state, key),
+            }
+        }
+        let committed = batch.commit().map_err(io_error);
+        self.syncer.wrote(bytes);
+        committed
+    }
+
+    fn sync_ahead(&self) -> io::Result<()> {
+        sync_newest_journal(&self.directory)
+    }
+
+    fn persist(&self) -> io::Result<()> {
+        self.sync_ahead()?;
+        self.database.persist(PersistMode::SyncAll).map_err(io_error)
+    }
+}
+
+struct FjallView {
+    view: fjall::Snapshot,
+    state: Keyspace,
+}
+
+impl StateView for FjallView {
+    fn range(&self, from: &[u8], to: &[u8]) -> RowIter {
+        let rows = self.view.range(&self.state, from..to);
+        Box::new(rows.map(|row| row.into_inner().map_err(io_error)))
+    }
+}
