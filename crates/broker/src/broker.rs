@@ -9,22 +9,26 @@ use evenkeel_http_server::Connections;
 use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
-use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
+use evenkeel_protocol::{Dialer, NodeId, PartitionId, SYSTEM_GROUP};
 use evenkeel_raft_storage::disk::RealDisk;
 use evenkeel_raft_storage::log::affected_groups;
 use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
 use evenkeel_raft_storage::{
-    Affected, DataDirectory, DataDirectoryError, Forgotten, LogOptions, OpenLogError, OpenPartitionError,
-    OpenStoreError, PartitionReader, Rebuild, RebuildError, SharedLog, StateStore, StoreOptions,
+    Affected, DataDirectory, DataDirectoryError, Forgotten, LogOptions, Offload, OpenLogError,
+    OpenPartitionError, OpenStoreError, PartitionReader, Rebuild, RebuildError, SharedLog, StateStore,
+    StoreOptions,
 };
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
+use metrics_exporter_prometheus::PrometheusHandle;
 use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, Membership, RaftLogReader, SnapshotPolicy};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tonic::transport::server::Connected;
 
 use crate::broker_service::{BrokerService, Room};
 use crate::distribution::{Distribution, Replica as Member};
@@ -37,6 +41,7 @@ use crate::leadership;
 use crate::metric_definitions;
 use crate::monitoring;
 use crate::network::Network;
+use crate::observer::Observer;
 use crate::options::{Options, OptionsError, Validated};
 use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
 use crate::raft_service::RaftService;
@@ -132,12 +137,29 @@ impl BrokerError {
     }
 }
 
+/// What a broker runs on: its disk and its network, those of this machine or simulated ones.
+pub struct Surroundings<I> {
+    pub log: SharedLog,
+    pub store: StateStore,
+    pub data: Arc<DataDirectory>,
+    pub offload: Offload,
+    pub dialer: Dialer,
+    /// Connections of peers and gateways.
+    pub incoming: I,
+}
+
+/// The monitoring port.
+struct MonitoringPort {
+    listener: TcpListener,
+    prometheus: PrometheusHandle,
+}
+
 /// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), BrokerError> {
     let validated = options.validate()?;
     let prometheus = metric_definitions::install()?;
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
-    let http =
+    let listener =
         listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
     let data = Arc::new(DataDirectory::open(
         &options.data.directory,
@@ -145,26 +167,64 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         options.cluster.node_id,
         options.cluster.partitions,
     )?);
+    // Before anything is opened: what does not fit stays as it is.
+    ConfiguredLayout::new(&options, &validated).check(&data)?;
+    let (log, store) = open_storage(&options, &validated, &data).await?;
+    let incoming = Connections::new(grpc, CONNECTIONS_MAX).http2();
+    let (offload, dialer) = (Offload::Threads, Dialer::network());
+    let surroundings = Surroundings { log, store, data, offload, dialer, incoming };
+    let monitoring = MonitoringPort { listener, prometheus };
+    serve(options, surroundings, Some(monitoring), |_| {}, shutdown).await
+}
+
+/// Runs a broker without monitoring port on what it is given, and tells `started` how to look inside.
+pub async fn run_on<I, C, E>(
+    options: Options,
+    surroundings: Surroundings<I>,
+    started: impl FnOnce(Observer),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BrokerError>
+where
+    I: Stream<Item = Result<C, E>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    serve(options, surroundings, None, started, shutdown).await
+}
+
+async fn serve<I, C, E>(
+    options: Options,
+    surroundings: Surroundings<I>,
+    monitoring: Option<MonitoringPort>,
+    started: impl FnOnce(Observer),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BrokerError>
+where
+    I: Stream<Item = Result<C, E>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let validated = options.validate()?;
+    let Surroundings { log, store, data, offload, dialer, incoming } = surroundings;
     let layout = ConfiguredLayout::new(&options, &validated);
     let layout_is_known = layout.check(&data)?;
     let unreadable =
         |source| BrokerError::ReadRebuilding { directory: options.data.directory.clone(), source };
     let marks = Arc::new(Marks::read(data.clone()).map_err(unreadable)?);
-    let (log, store) = open_storage(&options, &validated, &data).await?;
-
     let (stop_tx, stop) = Stop::new();
-    let peers = connect_peers(&validated)?;
+    let peers = connect_peers(&validated, &dialer)?;
     let elector = new_elector(&options);
-    let started = start_replicas(&options, &validated, &log, &store, &peers, &marks.groups().await).await?;
+    let hosted = start_replicas(&options, &validated, &log, &store, &peers, &marks.groups().await).await?;
     // One that is being rebuilt has forgotten its set.
-    for replica in started.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
+    for replica in hosted.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
         let (partition, members) = (replica.partition, replica.members.iter().map(|member| member.node));
         layout.check_voters(&data, partition, members, voters(replica).await?.into_iter())?;
     }
     if !layout_is_known {
         layout.remember(&data)?;
     }
-    let replicas = Replicas::new(started, elector.clone());
+    let replicas = Replicas::new(hosted, elector.clone());
+    started(Observer::new(replicas.clone()));
     for replica in replicas.iter().filter(|replica| !replica.rebuilding.is_under_way()) {
         // Only the founding entry: nobody has led yet.
         let new = replica.raft_metrics().last_log_index.unwrap_or(0) == 0;
@@ -179,7 +239,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         broker_uuid: data.broker_uuid().to_string(),
     };
     let status = StatusHub::new(&options, identity, cluster_size, replicas.clone(), peers.clone());
-    let drained = Drained::remembered(data.clone(), elector.clone(), status.clone());
+    let drained = Drained::remembered(data.clone(), offload, elector.clone(), status.clone());
     let drained = drained
         .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
 
@@ -190,7 +250,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     }
     background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
     background.spawn(status.clone().run(stop.clone()));
-    background.spawn(monitoring::keep_up(prometheus.clone(), stop.clone()));
+    if let Some(monitoring) = &monitoring {
+        background.spawn(monitoring::keep_up(monitoring.prometheus.clone(), stop.clone()));
+    }
     let (stopped, mut first_stopped) = mpsc::channel(1);
     for replica in replicas.iter().cloned() {
         if replica.rebuilding.is_under_way() {
@@ -220,8 +282,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         room,
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };
-    let mut grpc_server = tokio::spawn(serve_grpc(grpc, raft_service, broker_service, stop.clone()));
-    let mut http_server = tokio::spawn(monitoring::serve(http, status.clone(), data, prometheus, stop));
+    let mut grpc_server = tokio::spawn(serve_grpc(incoming, raft_service, broker_service, stop.clone()));
+    let mut http_server = tokio::spawn(serve_monitoring(monitoring, status.clone(), data, stop));
     tracing::info!(
         node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
         data = %options.data.directory, "broker started"
@@ -353,10 +415,10 @@ pub async fn rebuild(options: Options, named: Affected) -> Result<Forgotten, Bro
     Ok(rebuild.forget(&plan).await?)
 }
 
-fn connect_peers(validated: &Validated) -> Result<Peers, BrokerError> {
+fn connect_peers(validated: &Validated, dialer: &Dialer) -> Result<Peers, BrokerError> {
     let peer = |(node, address): (NodeId, &crate::options::BrokerAddress)| {
         let address = address.to_string();
-        Peer::new(node, address.clone()).map_err(|source| BrokerError::Address { address, source })
+        Peer::new(node, address.clone(), dialer).map_err(|source| BrokerError::Address { address, source })
     };
     Ok(Peers::new(validated.peers().map(peer).collect::<Result<Vec<_>, _>>()?))
 }
@@ -522,12 +584,32 @@ async fn revive_replication(peer: Arc<Peer>, replicas: Replicas, mut stop: Stop)
     }
 }
 
-async fn serve_grpc(
-    listener: TcpListener,
+/// Without a port there is nothing to serve until `stop`.
+async fn serve_monitoring(
+    port: Option<MonitoringPort>,
+    status: StatusHub,
+    data: Arc<DataDirectory>,
+    mut stop: Stop,
+) {
+    match port {
+        Some(MonitoringPort { listener, prometheus }) => {
+            monitoring::serve(listener, status, data, prometheus, stop).await;
+        }
+        None => stop.requested().await,
+    }
+}
+
+async fn serve_grpc<I, C, E>(
+    incoming: I,
     raft: RaftService,
     broker: BrokerService,
     mut stop: Stop,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), tonic::transport::Error>
+where
+    I: Stream<Item = Result<C, E>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -547,7 +629,7 @@ async fn serve_grpc(
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
         .add_service(raft)
         .add_service(broker)
-        .serve_with_incoming(Connections::new(listener, CONNECTIONS_MAX).http2());
+        .serve_with_incoming(incoming);
     tokio::select! {
         served = serving => served,
         () = stopped => Ok(()),

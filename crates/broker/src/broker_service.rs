@@ -8,7 +8,7 @@ use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
 use evenkeel_protocol::v1;
 use evenkeel_protocol::{COMMAND_BYTES_MAX, NodeId, Position};
-use evenkeel_raft_storage::{ChangesError, Command};
+use evenkeel_raft_storage::{ChangesError, Command, PartitionReader};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -247,21 +247,20 @@ impl BrokerService {
     }
 }
 
-/// On a blocking thread: usually some microseconds, but fjall lets readers wait while it adds a table.
+/// Off the runtime: usually some microseconds, but fjall lets readers wait while it adds a table.
 async fn get(replica: &Arc<Replica>, key: bytes::Bytes) -> std::io::Result<Option<v1::Record>> {
-    let reader = replica.reader.clone();
-    tokio::task::spawn_blocking(move || reader.get(&key)).await.map_err(std::io::Error::other)?
+    replica.reader.off_runtime(move |reader| reader.get(&key)).await?
 }
 
 async fn list(
     replica: &Arc<Replica>,
     request: pb::BrokerListRequest,
 ) -> std::io::Result<(Vec<v1::Record>, bool)> {
-    let reader = replica.reader.clone();
     let limit = request.limit.clamp(1, LIST_RECORDS_MAX) as usize;
     let bytes_max = request.bytes_max.clamp(1, LIST_BYTES_MAX) as usize;
-    let read = move || reader.list(&request.prefix, &request.after_key, limit, bytes_max);
-    tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
+    let read =
+        move |reader: &PartitionReader| reader.list(&request.prefix, &request.after_key, limit, bytes_max);
+    replica.reader.off_runtime(read).await?
 }
 
 /// One gateway's write stream.
@@ -383,9 +382,11 @@ async fn send_changes(
     let mut tell_position = true;
     loop {
         applied.borrow_and_update();
-        let (reader, prefix) = (replica.reader.clone(), request.prefix.clone());
-        let read = move || reader.changes(Position(after), &prefix, WATCH_EVENTS_MAX, WATCH_BYTES_MAX);
-        let changes = match tokio::task::spawn_blocking(read).await.ok()? {
+        let prefix = request.prefix.clone();
+        let read = move |reader: &PartitionReader| {
+            reader.changes(Position(after), &prefix, WATCH_EVENTS_MAX, WATCH_BYTES_MAX)
+        };
+        let changes = match replica.reader.off_runtime(read).await.ok()? {
             Ok(changes) => changes,
             Err(ChangesError::OutOfRange { first_available }) => {
                 return Some(R::OutOfRange(pb::OutOfRange { first_available_position: first_available.0 }));

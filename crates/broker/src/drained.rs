@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use evenkeel_raft_storage::DataDirectory;
+use evenkeel_raft_storage::{DataDirectory, Offload};
 use tokio::sync::Mutex;
 
 use crate::elector::Elector;
@@ -18,6 +18,7 @@ pub struct Drained(Arc<Inner>);
 
 struct Inner {
     data: Arc<DataDirectory>,
+    offload: Offload,
     elector: Elector,
     status: StatusHub,
     /// One change at a time, so that what is remembered and what is done agree.
@@ -28,11 +29,12 @@ impl Drained {
     /// As it was when the broker ran last.
     pub fn remembered(
         data: Arc<DataDirectory>,
+        offload: Offload,
         elector: Elector,
         status: StatusHub,
     ) -> Result<Self, io::Error> {
         let drained = data.is_drained()?;
-        let this = Self(Arc::new(Inner { data, elector, status, changing: Mutex::new(()) }));
+        let this = Self(Arc::new(Inner { data, offload, elector, status, changing: Mutex::new(()) }));
         if drained {
             tracing::info!("this broker is drained: it stands for election only where nobody else does");
             this.take_effect(true);
@@ -44,7 +46,7 @@ impl Drained {
     pub async fn set(&self, drained: bool) -> io::Result<()> {
         let _one_at_a_time = self.0.changing.lock().await;
         let data = Arc::clone(&self.0.data);
-        tokio::task::spawn_blocking(move || data.set_drained(drained)).await.map_err(io::Error::other)??;
+        self.0.offload.run(move || data.set_drained(drained)).await??;
         tracing::info!(drained, "told by a gateway whether to lead nothing");
         self.take_effect(drained);
         Ok(())

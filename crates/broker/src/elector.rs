@@ -11,6 +11,7 @@ use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::election::{ElectionSchedule, ElectionTimes, GroupId, Order};
 use crate::metric_definitions::{election_began, heartbeat_missed};
 use crate::peer::Peers;
@@ -50,13 +51,13 @@ impl Elector {
 
     /// Watches a replica; `new` when its partition has had no leader yet, as far as this disk knows.
     pub fn add(&self, partition: PartitionId, rank: u32, new: bool) {
-        self.0.state.lock().schedule.add(partition.0, rank, new, Instant::now());
+        self.0.state.lock().schedule.add(partition.0, rank, new, clock::now());
         self.0.wake.notify_one();
     }
 
     /// A leader was heard, or a vote was granted. Returns the time since the last such event.
     pub fn heard(&self, partition: PartitionId) -> Option<Duration> {
-        let now = Instant::now();
+        let now = clock::now();
         let mut state = self.0.state.lock();
         if state.schedule.heard(partition.0, now) {
             self.0.wake.notify_one();
@@ -67,13 +68,13 @@ impl Elector {
     /// A candidate got our promise of a vote: standing now would only split the votes. Under load the ranks'
     /// stagger alone does not keep candidates apart.
     pub fn promised(&self, partition: PartitionId) {
-        let until = Instant::now() + self.0.times.stagger;
+        let until = clock::now() + self.0.times.stagger;
         self.0.state.lock().schedule.quiet(partition.0, Some(until));
     }
 
     /// This broker's replica began or ceased to lead.
     pub fn leading(&self, partition: PartitionId, leads: bool) {
-        self.0.state.lock().schedule.leading(partition.0, leads, Instant::now());
+        self.0.state.lock().schedule.leading(partition.0, leads, clock::now());
         self.0.wake.notify_one();
     }
 
@@ -89,7 +90,7 @@ impl Elector {
     }
 
     fn due(&self) -> (Vec<GroupId>, Instant) {
-        let now = Instant::now();
+        let now = clock::now();
         let latest = now + Duration::from_millis(LOOK_AGAIN_MS);
         let mut state = self.0.state.lock();
         if state.retired {
@@ -103,7 +104,7 @@ impl Elector {
     /// Pre-votes are asked for again and again: the first ones may find a voter whose lease has a few milliseconds
     /// to go. But a vote that is under way must be let finish, however slow the disks.
     fn may_stand(&self, replica: &Replica) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         let voting = replica.raft_metrics().state == ServerState::Candidate;
         let mut state = self.0.state.lock();
         let stood = state.stood.get(&replica.partition);

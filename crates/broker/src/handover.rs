@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::step_down_response::Result as Code;
@@ -15,6 +15,7 @@ use openraft::raft::TransferLeaderRequest;
 use openraft::{ServerState, Vote};
 use tokio::sync::OwnedRwLockWriteGuard;
 
+use crate::clock;
 use crate::metric_definitions::transfer_ended;
 use crate::options::DURATION_MAX;
 use crate::peer::{Peer, Peers};
@@ -207,8 +208,7 @@ impl Handover {
             return Attempt { outcome: Outcome::Unreachable(reason), spent: Spent::default() };
         };
         let mut metrics = replica.raft.metrics();
-        let (mut transfer, mut effects) =
-            Transfer::new(replica.me, target, epoch.term, limits, Instant::now());
+        let (mut transfer, mut effects) = Transfer::new(replica.me, target, epoch.term, limits, clock::now());
         let mut running: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
         let mut gate: Option<OwnedRwLockWriteGuard<()>> = None;
         // Dropped before the gate.
@@ -246,10 +246,10 @@ impl Handover {
                 () = tokio::time::sleep_until(transfer.deadline().into()) => None,
             };
             if let Some(event) = event {
-                effects = transfer.on(event, Instant::now());
+                effects = transfer.on(event, clock::now());
             }
             let view = view(replica, &metrics.borrow_watched(), target);
-            effects.extend(transfer.on(Event::Seen(view), Instant::now()));
+            effects.extend(transfer.on(Event::Seen(view), clock::now()));
         }
     }
 }

@@ -25,6 +25,7 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use crate::clock;
 use crate::elector::Elector;
 use crate::metric_definitions as metric;
 use crate::replica::Replica;
@@ -148,7 +149,7 @@ pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) 
             if leads {
                 metric::election_won(partition.0);
                 committed_at_start = committed;
-                tokio::spawn(measure_transition(replica.clone(), Instant::now()));
+                tokio::spawn(measure_transition(replica.clone(), clock::now()));
             } else {
                 metric::committed(partition.0, committed.saturating_sub(committed_at_start));
             }

@@ -7,6 +7,7 @@
 
 mod broker;
 mod broker_service;
+mod clock;
 pub mod distribution;
 mod drained;
 pub mod election;
@@ -17,6 +18,7 @@ mod leadership;
 mod metric_definitions;
 mod monitoring;
 mod network;
+mod observer;
 pub mod options;
 mod peer;
 mod raft_service;
@@ -30,6 +32,7 @@ mod stop;
 pub mod transfer;
 mod wire;
 
-pub use broker::{BrokerError, rebuild, run};
+pub use broker::{BrokerError, Surroundings, rebuild, run, run_on};
 pub use evenkeel_raft_storage::{Affected, Forgotten};
+pub use observer::{Observed, Observer};
 pub use options::{Options, OptionsError, Validated};

@@ -14,6 +14,7 @@ use metrics::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::transfer::Spent;
 
 /// Every partition metric carries it, as in Zeebe.
@@ -269,7 +270,7 @@ pub fn heartbeat_missed(partition: u32) {
 static ELECTIONS: Mutex<Option<std::collections::HashMap<u32, Instant>>> = Mutex::new(None);
 
 pub fn election_began(partition: u32) {
-    ELECTIONS.lock().get_or_insert_default().insert(partition, Instant::now());
+    ELECTIONS.lock().get_or_insert_default().insert(partition, clock::now());
 }
 
 pub fn election_won(partition: u32) {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::raft_client::RaftClient;
+use evenkeel_protocol::{Dialer, NodeId};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -69,16 +69,16 @@ pub struct NotConnected {
 
 impl Peer {
     /// Prepares the connection; [`Peer::run`] makes and keeps it.
-    pub fn new(node: NodeId, address: String) -> Result<Arc<Self>, tonic::transport::Error> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
+    pub fn new(node: NodeId, address: String, dialer: &Dialer) -> Result<Arc<Self>, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_millis(KEEP_ALIVE_MS))
             .keep_alive_timeout(Duration::from_millis(KEEP_ALIVE_MS))
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy();
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let channel = dialer.channel(endpoint);
         let (connected, _) = watch::channel(false);
         Ok(Arc::new(Self {
             node,

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use evenkeel_protocol::internal::v1 as pb;
@@ -16,6 +15,7 @@ use openraft::errors::{NetworkError, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::metric_definitions::snapshot_received;

@@ -230,6 +230,19 @@ impl Transfer {
         match (self.phase, event) {
             (Phase::Done, _) => vec![],
             (_, Event::ReplicaStopped) => self.finish(Outcome::LeaderChanged(None), now),
+            #[cfg(feature = "known-bugs")]
+            (Phase::Probing, Event::ProbeReady)
+                if evenkeel_raft_storage::known_bugs::KnownBug::ClaimTransfer.is_awake() =>
+            {
+                self.enter(Phase::Electing, now + self.limits.freeze, now);
+                vec![Effect::AskToStand]
+            }
+            #[cfg(feature = "known-bugs")]
+            (Phase::Electing, Event::StandAccepted)
+                if evenkeel_raft_storage::known_bugs::KnownBug::ClaimTransfer.is_awake() =>
+            {
+                self.finish(Outcome::Transferred, now)
+            }
             (Phase::Probing, Event::ProbeReady) => {
                 self.enter(Phase::CatchingUp, now + self.limits.catch_up, now);
                 vec![]

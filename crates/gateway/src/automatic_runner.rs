@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::automatic::{Activity, AppendRate, IdleGate, Round, Skipped, decide};
+use crate::clock;
 use crate::metric_definitions;
 use crate::options::{Automatic, OptionsError, RebalanceOptions};
 use crate::rebalance_request::{RebalanceRequest, RunSettings};
@@ -44,7 +45,7 @@ impl Rounds {
     fn of(options: &RebalanceOptions) -> Result<Option<Self>, OptionsError> {
         Ok(match options.automatic {
             Automatic::Off => None,
-            Automatic::WhenIdle => Some(Self::Every(options.interval, Instant::now() + options.interval)),
+            Automatic::WhenIdle => Some(Self::Every(options.interval, clock::now() + options.interval)),
             Automatic::Scheduled => {
                 let cron = options.cron()?;
                 let next = next_after(&cron, SystemTime::now().into());
@@ -100,7 +101,7 @@ impl AutomaticRebalancer {
                 () = self.stopping.cancelled() => return Ok(()),
                 _ = look.tick() => {}
             }
-            let now = Instant::now();
+            let now = clock::now();
             let topology = self.topology.borrow().clone();
             let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
             let totals: BTreeMap<_, _> =

@@ -6,16 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
-use evenkeel_protocol::{NodeId, PartitionId};
+use evenkeel_protocol::{Dialer, NodeId, PartitionId};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::options::{Contact, OptionsError};
@@ -59,13 +59,14 @@ impl BrokerLinks {
     /// Starts connecting to every contact point; statuses go to `events`.
     pub(crate) fn start(
         contacts: &[Contact],
+        dialer: &Dialer,
         message_bytes_max: usize,
         events: &mpsc::Sender<Event>,
     ) -> Result<Self, OptionsError> {
         let mut upkeep = JoinSet::new();
         let mut by_node = BTreeMap::new();
         for contact in contacts {
-            let link = Arc::new(BrokerLink::new(contact, message_bytes_max)?);
+            let link = Arc::new(BrokerLink::new(contact, dialer, message_bytes_max)?);
             upkeep.spawn(Arc::clone(&link).keep_subscribed(events.clone()));
             upkeep.spawn(Arc::clone(&link).keep_writing());
             by_node.insert(contact.node, link);
@@ -79,7 +80,7 @@ impl BrokerLinks {
 }
 
 impl BrokerLink {
-    fn new(contact: &Contact, message_bytes_max: usize) -> Result<Self, OptionsError> {
+    fn new(contact: &Contact, dialer: &Dialer, message_bytes_max: usize) -> Result<Self, OptionsError> {
         let uri = format!("http://{}:{}", contact.host, contact.port);
         let endpoint = Endpoint::from_shared(uri).map_err(|error| OptionsError {
             key: "cluster.brokers",
@@ -94,12 +95,11 @@ impl BrokerLink {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let client = |stream_window: u32, connection_window: u32| {
-            let channel = endpoint
+            let endpoint = endpoint
                 .clone()
                 .initial_stream_window_size(stream_window)
-                .initial_connection_window_size(connection_window)
-                .connect_lazy();
-            BrokerClient::new(channel)
+                .initial_connection_window_size(connection_window);
+            BrokerClient::new(dialer.channel(endpoint))
                 .max_decoding_message_size(message_bytes_max)
                 .max_encoding_message_size(message_bytes_max)
         };

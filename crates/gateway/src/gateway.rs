@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_http_server::Connections;
-use evenkeel_protocol::FILE_DESCRIPTOR_SET;
 use evenkeel_protocol::gateway_protocol::gateway_server::GatewayServer;
 use evenkeel_protocol::v1::cluster_server::ClusterServer;
-use evenkeel_protocol::v1::records_server::RecordsServer;
+use evenkeel_protocol::v1::records_server::{Records, RecordsServer};
+use evenkeel_protocol::{Dialer, FILE_DESCRIPTOR_SET};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -153,45 +154,13 @@ impl Gateway {
         let Self { options, grpc, api, monitoring, .. } = self;
         let prometheus = install_recorder()?;
         let stopping = CancellationToken::new();
-        let runs = TaskTracker::new();
-        let mut upkeep = JoinSet::new();
-
-        let contacts = options.contacts()?;
-        let message_bytes_max = bound(options.limits.batch_bytes_max)
-            + bound(options.limits.key_bytes_max)
-            + MESSAGE_BYTES_MARGIN;
-        let (publish, topology) = watch::channel(SharedTopology::new(Topology::default()));
-        let (events, received) = mpsc::channel(TOPOLOGY_EVENTS_MAX);
-        let links = BrokerLinks::start(&contacts, message_bytes_max, &events)?;
-        drop(events);
-        upkeep.spawn(topology_feed::run(contacts, received, publish));
-        let router = Arc::new(Router::new(&options, topology.clone(), links));
-        let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
-        upkeep.spawn(rebalancer.clone().watch_over());
-        let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), stopping.clone());
-        upkeep.spawn(drains.clone().keep());
-        let automatic = AutomaticRebalancer::new(
-            options.rebalance.clone(),
-            rebalancer.clone(),
-            topology.clone(),
-            stopping.clone(),
-        );
-        upkeep.spawn(async move {
-            if let Err(error) = automatic.run().await {
-                tracing::error!("automatic rebalancing: {error}");
-            }
-        });
-        upkeep.spawn(system_gauges::run(
-            SystemStore::new(Arc::clone(&router)),
-            rebalancer.clone(),
-            topology.clone(),
-            stopping.clone(),
-        ));
-        let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
+        let mut wired = Wired::start(&options, &Dialer::network(), prometheus, stopping.clone())?;
+        let topology = wired.http.topology.clone();
+        let upkeep = &mut wired.upkeep;
 
         let (health, health_service) = tonic_health::server::health_reporter();
         upkeep.spawn(report_health(health.clone(), topology.clone(), stopping.clone()));
-        let drained_metrics = prometheus.clone();
+        let drained_metrics = wired.http.prometheus.clone();
         upkeep.spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
             loop {
@@ -200,14 +169,13 @@ impl Gateway {
             }
         });
 
-        let watchers = Watchers::new(bound(options.limits.watchers_max));
-        let gatekeeper = RecordsService::gatekeeper(Arc::clone(&router));
-        let records = RecordsService::new(&options, Arc::clone(&router), watchers.clone(), stopping.clone());
+        let message_bytes_max = wired.message_bytes_max;
+        let gatekeeper = RecordsService::gatekeeper(wired.router);
         let intake = Arc::new(ByteBudget::new(INTAKE_BYTES_MAX.max(2 * message_bytes_max)));
-        let records = RecordsServer::new(records)
+        let records = RecordsServer::new(wired.records)
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(message_bytes_max);
-        let shown = || TopologyService::new(topology.clone(), watchers.clone(), stopping.clone());
+        let shown = || TopologyService::new(topology.clone(), wired.watchers.clone(), stopping.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -229,8 +197,8 @@ impl Gateway {
                 stopping.clone().cancelled_owned(),
             );
 
-        let state =
-            HttpState { topology, rebalancer, drains, ownership, prometheus, stopping: stopping.clone() };
+        let state = wired.http;
+        let runs = wired.runs;
         let mut servers = JoinSet::new();
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
         let api_server =
@@ -271,6 +239,96 @@ impl Gateway {
             Ok(())
         });
         early.and_then(Result::ok).unwrap_or(Ok(())).and(outcome)
+    }
+}
+
+/// What a gateway consists of, apart from its listeners.
+struct Wired {
+    records: RecordsService,
+    watchers: Watchers,
+    router: Arc<Router>,
+    http: HttpState,
+    runs: TaskTracker,
+    message_bytes_max: usize,
+    /// Ends with this.
+    upkeep: JoinSet<()>,
+}
+
+impl Wired {
+    fn start(
+        options: &Options,
+        dialer: &Dialer,
+        prometheus: PrometheusHandle,
+        stopping: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let runs = TaskTracker::new();
+        let mut upkeep = JoinSet::new();
+        let contacts = options.contacts()?;
+        let message_bytes_max = bound(options.limits.batch_bytes_max)
+            + bound(options.limits.key_bytes_max)
+            + MESSAGE_BYTES_MARGIN;
+        let (publish, topology) = watch::channel(SharedTopology::new(Topology::default()));
+        let (events, received) = mpsc::channel(TOPOLOGY_EVENTS_MAX);
+        let links = BrokerLinks::start(&contacts, dialer, message_bytes_max, &events)?;
+        drop(events);
+        upkeep.spawn(topology_feed::run(contacts, received, publish));
+        let router = Arc::new(Router::new(options, topology.clone(), links));
+        let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
+        upkeep.spawn(rebalancer.clone().watch_over());
+        let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), stopping.clone());
+        upkeep.spawn(drains.clone().keep());
+        let automatic = AutomaticRebalancer::new(
+            options.rebalance.clone(),
+            rebalancer.clone(),
+            topology.clone(),
+            stopping.clone(),
+        );
+        upkeep.spawn(async move {
+            if let Err(error) = automatic.run().await {
+                tracing::error!("automatic rebalancing: {error}");
+            }
+        });
+        upkeep.spawn(system_gauges::run(
+            SystemStore::new(Arc::clone(&router)),
+            rebalancer.clone(),
+            topology.clone(),
+            stopping.clone(),
+        ));
+        let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
+        let watchers = Watchers::new(bound(options.limits.watchers_max));
+        let records = RecordsService::new(options, Arc::clone(&router), watchers.clone(), stopping.clone());
+        let http = HttpState { topology, rebalancer, drains, ownership, prometheus, stopping };
+        Ok(Self { records, watchers, router, http, runs, message_bytes_max, upkeep })
+    }
+}
+
+/// A gateway without listeners, for whoever runs it within its own process, as a simulation does.
+pub struct InProcess(Wired);
+
+impl InProcess {
+    /// Starts it on the current runtime; it ends when dropped.
+    ///
+    /// # Errors
+    /// When the options cannot work.
+    pub fn start(options: &Options, dialer: &Dialer) -> Result<Self, GatewayError> {
+        options.validate()?;
+        let prometheus = PrometheusBuilder::new().build_recorder().handle();
+        Wired::start(options, dialer, prometheus, CancellationToken::new()).map(Self)
+    }
+
+    /// The service that clients call.
+    pub fn records(&self) -> &impl Records {
+        &self.0.records
+    }
+
+    /// The routes of the API port.
+    pub fn api(&self) -> axum::Router {
+        api_routes(self.0.http.clone())
+    }
+
+    /// The routes of the monitoring port.
+    pub fn monitoring(&self) -> axum::Router {
+        monitoring_routes(self.0.http.clone())
     }
 }
 

@@ -9,6 +9,7 @@ mod automatic_runner;
 mod broker_link;
 mod brokers_http;
 mod byte_budget;
+mod clock;
 mod cluster;
 mod cluster_view;
 mod drain;
@@ -52,7 +53,7 @@ mod watchers;
 mod write_stream;
 mod writes;
 
-pub use gateway::{Addresses, Gateway, GatewayError, run};
+pub use gateway::{Addresses, Gateway, GatewayError, InProcess, run};
 pub use metric_definitions::{RecorderError, install_recorder};
 pub use options::{
     ClusterOptions, Contact, LimitOptions, Limits, NetworkOptions, Options, OptionsError, RoutingOptions,

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evenkeel_protocol::v1::Role;
 use evenkeel_protocol::{NodeId, PartitionId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::clock;
 use crate::metric_definitions;
 use crate::options::Contact;
 use crate::rebalance_record::is_balanced;
@@ -40,7 +41,7 @@ pub(crate) async fn run(
             }
             _ = tick.tick() => batch.push(Event::Tick),
         }
-        let now = Instant::now();
+        let now = clock::now();
         for event in batch.drain(..) {
             let node = match &event {
                 Event::Status(status) => Some(NodeId(status.node_id)),

@@ -9,6 +9,13 @@ use crate::operation::{Answer, Operation, Request};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OperationId(usize);
 
+impl OperationId {
+    /// Place in [`History::operations`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What clients asked and were told.
 ///
 /// Times are numbers of one clock that never goes back, in any unit: nanoseconds since the test began, or a counter.

@@ -1,12 +1,14 @@
 //! Wire types generated from `proto/`, and the identifiers that every crate shares.
 //!
-//! Pure: no I/O, no clock. See `ids` for the newtypes, `routing` for how a key finds its partition, and
-//! `lag` for when a replica lacks too much to lead.
+//! No clock, and no I/O but what a [`Dialer`] is told to do. See `ids` for the newtypes, `routing` for how a key finds its
+//! partition, and `lag` for when a replica lacks too much to lead.
 
+mod dialer;
 mod ids;
 mod lag;
 mod routing;
 
+pub use dialer::Dialer;
 pub use ids::{Epoch, NodeId, PartitionId, Position, Priority, SYSTEM_GROUP};
 pub use lag::{LagVerdict, judge_lag};
 pub use routing::partition_of;

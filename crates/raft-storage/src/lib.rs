@@ -9,6 +9,8 @@ pub mod disk;
 pub mod faulty_disk;
 mod generation_cleaner;
 mod journal_syncer;
+#[cfg(feature = "known-bugs")]
+pub mod known_bugs;
 pub mod log;
 pub mod metric_definitions;
 mod offload;

@@ -182,7 +182,12 @@ impl SharedLog {
     /// [`CommitterDriver::Task`] this must be called on a tokio runtime. Blocks while it reads the log.
     pub fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Self, OpenLogError> {
         options.check()?;
-        let recovered = recovery::recover(&*disk, &options.directory, fresh_salt())?;
+        #[cfg_attr(not(feature = "known-bugs"), expect(unused_mut))]
+        let mut recovered = recovery::recover(&*disk, &options.directory, fresh_salt())?;
+        #[cfg(feature = "known-bugs")]
+        if crate::known_bugs::KnownBug::ForgetVote.is_awake() {
+            recovered.groups.values_mut().for_each(|group| group.vote = None);
+        }
         let salt = recovered.salt;
         gauge!(LOG_SEGMENTS).set(recovered.segments.len() as f64);
         let core = LogCore::new(recovered, options.segment_bytes_max, options.cache_bytes_max);
