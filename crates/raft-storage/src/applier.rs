@@ -1,9 +1,8 @@
 //! Commits what partitions apply, all partitions together, on a thread of its own.
 //!
-//! Reads and commits in fjall may wait: for the journal's lock, for a table being added (three syncs under a lock),
-//! for fjall's own back-pressure. On a thread of its own an apply holds up nobody but those who wait for it. While one
-//! commit runs, the applies of all partitions gather, and the next commit takes them at once: under load one journal
-//! write serves many partitions.
+//! Reads in fjall may wait for a table being added (three syncs under a lock), and commits for a flush that is behind
+//! ([`write_behind`](crate::write_behind)). On a thread of its own an apply holds up nobody but those who wait for it.
+//! While one commit runs, the applies of all partitions gather, and the next commit takes them at once.
 
 use std::io;
 use std::sync::Arc;

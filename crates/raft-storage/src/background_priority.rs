@@ -30,6 +30,16 @@ pub(crate) fn lower_fjall_threads(count: usize) {
     tracing::debug!("fjall's threads were not found and keep their priority");
 }
 
+/// Lowers the priority of the thread that calls it.
+pub(crate) fn lower_this_thread() {
+    // Linux keeps nice values by thread, and `None` is the caller.
+    let lowered = rustix::process::getpriority_process(None)
+        .and_then(|nice| rustix::process::setpriority_process(None, nice + NICENESS));
+    if let Err(error) = lowered {
+        tracing::debug!(%error, "a background thread keeps its priority");
+    }
+}
+
 /// How many it found.
 fn lower(tasks: &Path) -> std::io::Result<usize> {
     let mut lowered = 0;

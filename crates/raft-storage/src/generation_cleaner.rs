@@ -92,7 +92,7 @@ fn drop_generation(database: &dyn StateDatabase, scope: Scope, stop: &AtomicBool
             }
             let mut rows = Rows::default();
             let mut last = None;
-            for item in database.view().range(&from, &scope.end(kind)).take(BATCH_KEYS_MAX) {
+            for item in database.view()?.range(&from, &scope.end(kind)).take(BATCH_KEYS_MAX) {
                 let (key, _) = item?;
                 last = Some(key.to_vec());
                 rows.remove(key);

@@ -29,6 +29,7 @@ mod state_machine;
 mod state_machine_tests;
 mod state_store;
 pub mod types;
+mod write_behind;
 
 pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace};
 pub use log::{

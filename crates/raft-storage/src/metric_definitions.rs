@@ -18,6 +18,10 @@ pub const LOG_REWRITTEN_BYTES: &str = "evenkeel_log_rewritten_bytes_total";
 pub const APPLY_SECONDS: &str = "evenkeel_apply_seconds";
 /// Partitions whose applied entries went into one commit.
 pub const APPLY_BATCH_PARTITIONS: &str = "evenkeel_apply_batch_partitions";
+/// Duration of one flush of committed rows from memory into the state database, seconds.
+pub const STATE_FLUSH_SECONDS: &str = "evenkeel_state_flush_seconds";
+/// Bytes of committed rows that only memory and the log have.
+pub const STATE_UNFLUSHED_BYTES: &str = "evenkeel_state_unflushed_bytes";
 
 /// Registers the help texts with the recorder that is installed.
 pub fn describe_metrics() {
@@ -33,6 +37,16 @@ pub fn describe_metrics() {
         APPLY_BATCH_PARTITIONS,
         Unit::Count,
         "Partitions whose applied entries went into one commit"
+    );
+    describe_histogram!(
+        STATE_FLUSH_SECONDS,
+        Unit::Seconds,
+        "Duration of one flush of applied rows from memory into the state database"
+    );
+    describe_gauge!(
+        STATE_UNFLUSHED_BYTES,
+        Unit::Bytes,
+        "Applied rows that are in memory and in the log, but not yet in the state database"
     );
     describe_gauge!(LOG_SEGMENTS, Unit::Count, "Segment files of the shared log");
     describe_counter!(LOG_APPENDED_BYTES, Unit::Bytes, "Bytes written to the shared log");

@@ -54,7 +54,7 @@ pub struct Changes {
 /// Reads one partition. Cheap to clone.
 ///
 /// `get` takes microseconds, but tens of milliseconds in the rare moment when fjall takes in a new table. `list` and
-/// `changes` read many keys: call them through [`Self::off_runtime`].
+/// `changes` first have memory written to the database, and read many keys: call them through [`Self::off_runtime`].
 #[derive(Clone)]
 pub struct PartitionReader {
     store: Arc<StoreInner>,
@@ -94,7 +94,7 @@ impl PartitionReader {
         limit: usize,
         bytes_max: usize,
     ) -> io::Result<(Vec<Record>, bool)> {
-        let (scope, view) = self.on_live_generation(|scope| Ok((scope, self.store.database.view())))?;
+        let (scope, view) = self.on_live_generation(|scope| Ok((scope, self.store.database.view()?)))?;
         let from = if after_key >= prefix && !after_key.is_empty() {
             let mut from = scope.key(Kind::Record, after_key);
             from.push(0);
@@ -130,7 +130,7 @@ impl PartitionReader {
     ) -> Result<Changes, ChangesError> {
         let (scope, applied, view, first) = self.on_live_generation(|scope| {
             let applied = *self.shared.applied.borrow();
-            let view = self.store.database.view();
+            let view = self.store.database.view()?;
             Ok((scope, applied, view, self.first_available_position()))
         })?;
         if after.0.saturating_add(1) < first.0 {

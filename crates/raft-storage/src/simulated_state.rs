@@ -89,8 +89,8 @@ impl StateDatabase for SimulatedDatabase {
         self.alive(|disk| disk.rows.get(key).cloned())
     }
 
-    fn view(&self) -> Box<dyn StateView> {
-        Box::new(SimulatedView(self.disk.lock().rows.clone()))
+    fn view(&self) -> io::Result<Box<dyn StateView>> {
+        self.alive(|disk| Box::new(SimulatedView(disk.rows.clone())) as Box<dyn StateView>)
     }
 
     fn commit(&self, rows: Rows, sync: bool) -> io::Result<()> {

@@ -45,7 +45,12 @@ pub(crate) trait StateView: Send + Sync {
 /// Every method may block, and may be called from several threads at once.
 pub(crate) trait StateDatabase: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> io::Result<Option<UserValue>>;
-    fn view(&self) -> Box<dyn StateView>;
+    /// Everything that was committed.
+    fn view(&self) -> io::Result<Box<dyn StateView>>;
+    /// Everything that was committed up to some time ago, for who need not have the newest.
+    fn earlier_view(&self) -> io::Result<Box<dyn StateView>> {
+        self.view()
+    }
     /// Writes all rows or none; durably, with everything written before, when `sync` says so.
     fn commit(&self, rows: Rows, sync: bool) -> io::Result<()>;
     /// Syncs what was written so far without making commits wait, before something that does.
@@ -89,8 +94,8 @@ impl StateDatabase for FjallDatabase {
         self.state.get(key).map_err(io_error)
     }
 
-    fn view(&self) -> Box<dyn StateView> {
-        Box::new(FjallView { view: self.database.snapshot(), state: self.state.clone() })
+    fn view(&self) -> io::Result<Box<dyn StateView>> {
+        Ok(Box::new(FjallView { view: self.database.snapshot(), state: self.state.clone() }))
     }
 
     fn commit(&self, rows: Rows, sync: bool) -> io::Result<()> {

@@ -23,7 +23,7 @@ use crate::records::{Rejection, StagedRecords, Written};
 use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
 use crate::snapshot::{Snapshot, SnapshotView};
 use crate::snapshot_receiver::ReceivedGeneration;
-use crate::state_database::Rows;
+use crate::state_database::{Rows, StateView};
 use crate::state_layout::{
     Kind, Numbers, PartitionRow, Scope, decode_log_id, encode_log_id, encode_membership, encode_record,
     membership_key, number_of_key, record_head, row_key,
@@ -284,15 +284,23 @@ impl PartitionState {
             row.changes_first = position + 1;
         };
         let scope = self.scope();
-        let from = scope.number_key(Kind::Change, self.row.changes_first);
-        for item in self.store.database.view().range(&from, &scope.end(Kind::Change)) {
-            if !too_much(&self.row) {
-                break;
+        let mut trim_from = |view: Box<dyn StateView>, row: &mut PartitionRow| -> io::Result<()> {
+            let from = scope.number_key(Kind::Change, row.changes_first);
+            for item in view.range(&from, &scope.end(Kind::Change)) {
+                if !too_much(row) {
+                    break;
+                }
+                let (key, change) = item?;
+                let events = Numbers(&change).u32_le()?;
+                trimmed(row, number_of_key(&key)?, u64::from(events), change.len());
+                write.remove(key);
             }
-            let (key, row) = item?;
-            let events = Numbers(&row).u32_le()?;
-            trimmed(&mut self.row, number_of_key(&key)?, u64::from(events), row.len());
-            write.remove(key);
+            Ok(())
+        };
+        // The oldest were written long ago, unless very few are kept.
+        trim_from(self.store.database.earlier_view()?, &mut self.row)?;
+        if too_much(&self.row) {
+            trim_from(self.store.database.view()?, &mut self.row)?;
         }
         while too_much(&self.row)
             && let Some(change) = batch.changes.pop_front()
@@ -341,19 +349,18 @@ impl PartitionState {
         self.shared.applied.send_replace(self.applied.map_or(0, |id| id.index));
     }
 
-    fn raft_snapshot(&self) -> RaftSnapshot {
+    /// This partition's state as it is now; meanwhile nothing is applied to it.
+    async fn raft_snapshot(&self) -> io::Result<RaftSnapshot> {
         let meta = raft::SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        RaftSnapshot { meta, snapshot: self.view() }
-    }
-
-    fn view(&self) -> Snapshot {
-        let view = self.store.database.view();
-        Snapshot::from_view(SnapshotView {
+        let store = Arc::clone(&self.store);
+        let view = self.store.blocking(move || store.database.view()).await?;
+        let snapshot = Snapshot::from_view(SnapshotView {
             store: Arc::clone(&self.store),
             view,
             partition: self.partition,
             row: self.row.clone(),
-        })
+        });
+        Ok(RaftSnapshot { meta, snapshot })
     }
 
     /// Makes a received generation the live one, durably.
@@ -462,8 +469,11 @@ impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let snapshot = self.usable().ok().map(|state| state.raft_snapshot());
-        SnapshotBuilder { store: Arc::clone(&self.store), snapshot }
+        let snapshot = match self.usable() {
+            Ok(state) => state.raft_snapshot().await,
+            Err(error) => Err(error),
+        };
+        SnapshotBuilder { store: Arc::clone(&self.store), snapshot: Some(snapshot) }
     }
 
     async fn install_snapshot(
@@ -479,14 +489,18 @@ impl RaftStateMachine<TypeConfig> for PartitionStateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
         let state = self.usable()?;
-        Ok(state.applied.is_some().then(|| state.raft_snapshot()))
+        if state.applied.is_none() {
+            return Ok(None);
+        }
+        state.raft_snapshot().await.map(Some)
     }
 }
 
 /// Makes a view of the state durable, so that the log up to it may go.
 pub struct SnapshotBuilder {
     store: Arc<StoreInner>,
-    snapshot: Option<RaftSnapshot>,
+    /// Taken once.
+    snapshot: Option<io::Result<RaftSnapshot>>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -494,7 +508,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let snapshot = self.snapshot.take();
-        let snapshot = snapshot.ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))?;
+        let snapshot =
+            snapshot.ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))??;
         let store = Arc::clone(&self.store);
         self.store.blocking(move || store.database.persist()).await?;
         Ok(snapshot)
@@ -503,7 +518,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 fn load_requests(store: &StoreInner, scope: Scope) -> io::Result<RequestIds> {
     let mut requests = RequestIds::new(CLIENTS_MAX);
-    for item in store.database.view().range(&scope.prefix(Kind::Request), &scope.end(Kind::Request)) {
+    for item in store.database.view()?.range(&scope.prefix(Kind::Request), &scope.end(Kind::Request)) {
         let (key, row) = item?;
         requests.load_row(number_of_key(&key)?, &row)?;
     }

@@ -1,20 +1,22 @@
 //! The state database of a broker: every partition's records, request ids and changes, in one fjall database.
 //!
 //! # What is durable when
-//! `purged ≤ snapshot ≤ durable applied ≤ applied`. An apply batch is one fjall batch that also carries the last applied
-//! log id and the membership, and is not synced: after a crash the store stands at some earlier batch of each partition
-//! and the log replays the rest. Building or installing a snapshot syncs, and opening does, because openraft takes the
-//! state found then for a snapshot.
+//! `purged ≤ snapshot ≤ durable applied ≤ applied`. An apply batch is one commit that also carries the last applied log
+//! id and the membership. It is seen at once and reaches the database up to a second later
+//! ([`write_behind`](crate::write_behind)), and the disk later still: after a crash the store stands at some earlier
+//! commit and the log replays the rest. Building or installing a snapshot writes and syncs all of it, and opening syncs,
+//! because openraft takes the state found then for a snapshot.
 //!
 //! # Costs
-//! For each commit of the applier, which serves many partitions: one fjall batch, that is one write to the page cache. For each operation: one point read for
-//! the version (none when the batch wrote the key before), one insert of the record and one of the change. One row for
-//! each client of the batch, and about 40 bytes for the partition. A value is not copied between command and staging,
-//! then once into the record and once into the change.
+//! For each operation an apply looks the version up (in memory, if the record was written lately; else one point read in
+//! the database) and leaves two rows in memory, the record and the change; for each batch one row more for each client
+//! and about 40 bytes for the partition. What was not overwritten meanwhile is inserted into the database in key order,
+//! some megabytes at a time. A value is not copied between command and staging, then once into the record and once into
+//! the change.
 //!
 //! fjall makes everyone wait while it syncs for a new table, tens of milliseconds every 32 MiB. Hence one keyspace
-//! rather than one per kind (fewer tables), the [`journal_syncer`](crate::journal_syncer) (less to sync) and the
-//! [`applier`](crate::applier) (only applies wait, not the runtime).
+//! rather than one per kind (fewer tables), the [`journal_syncer`](crate::journal_syncer) (less to sync), and memory
+//! before it, so that applies do not wait at all, unless they look up a record that was not written lately.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,6 +40,7 @@ use crate::state_layout::{
 };
 use crate::state_machine::PartitionStateMachine;
 use crate::types::{GroupId, raft};
+use crate::write_behind::WriteBehind;
 
 /// Sizes of the state database. The defaults suit several brokers on one small machine.
 #[derive(Clone, Debug)]
@@ -155,6 +158,8 @@ impl StateStore {
     ) -> Result<Self, OpenStoreError> {
         let path = path.to_path_buf();
         let damaged = |source: io::Error| not_opened(&path, fjall::Error::Io(source));
+        let database: Arc<dyn StateDatabase> =
+            Arc::new(WriteBehind::start(database, offload).map_err(damaged)?);
         if let Some(found) = check_format(&*database).map_err(damaged)? {
             return Err(OpenStoreError::NewerFormat { path, found });
         }
@@ -218,7 +223,7 @@ impl StateStore {
 
     /// Generations of all partitions that are being filled or dropped.
     pub fn unfinished_generations(&self) -> io::Result<usize> {
-        let mut rows = self.inner.database.view().range(b"g", b"h");
+        let mut rows = self.inner.database.view()?.range(b"g", b"h");
         rows.try_fold(0, |count, row| row.map(|_| count + 1))
     }
 }
@@ -229,7 +234,7 @@ impl StateStore {
     pub(crate) fn keys_count(&self) -> io::Result<usize> {
         let kinds: [(&[u8], &[u8]); 3] = [(b"r", b"s"), (b"q", b"r"), (b"c", b"d")];
         let counts = kinds.map(|(from, to)| {
-            self.inner.database.view().range(from, to).try_fold(0, |count, row| row.map(|_| count + 1))
+            self.inner.database.view()?.range(from, to).try_fold(0, |count, row| row.map(|_| count + 1))
         });
         counts.into_iter().sum()
     }
@@ -301,7 +306,7 @@ fn check_format(database: &dyn StateDatabase) -> io::Result<Option<u32>> {
 /// The highest generation of each partition, and the generations to drop.
 fn scan_generations(database: &dyn StateDatabase) -> io::Result<(HashMap<GroupId, u32>, Vec<Scope>)> {
     let mut generations = HashMap::new();
-    let view = database.view();
+    let view = database.view()?;
     for item in view.range(b"p", b"q") {
         let (key, row) = item?;
         let partition = Numbers(key.get(1..).unwrap_or_default()).u32_be()?;

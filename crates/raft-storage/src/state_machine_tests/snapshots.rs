@@ -298,10 +298,14 @@ async fn a_crash_of_the_simulated_state_leaves_what_was_synced_and_some_of_the_c
         partition.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
         for command in ["put b 1", "put b 2", "put c 1"] {
             partition.apply(&[command]).await;
+            // A list reads the database, which by then has every commit.
+            partition.keys();
         }
         assert_eq!(disk.unsynced(), 3);
+        partition.apply(&["put d 1"]).await;
+        assert_eq!(disk.unsynced(), 3, "the last commit is in memory only");
         disk.crash(kept);
-        assert!(partition.reader.get(b"a").is_err(), "a dead process reads nothing");
+        assert!(partition.reader.list(b"", b"", 9, 999).is_err(), "a dead process reads nothing");
         let store = StateStore::open_simulated(&disk, small()).unwrap();
         let left = ["a=1@1v1", "a=1@1v1 b=1@2v1", "a=1@1v1 b=2@3v2", "a=1@1v1 b=2@3v2 c=1@4v1"];
         assert_eq!(Partition::open(&store, 1).keys(), left[kept]);
