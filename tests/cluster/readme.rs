@@ -170,7 +170,7 @@ fn anchor_of(heading: &str) -> String {
 #[test]
 fn every_file_and_folder_that_the_documents_name_exists() {
     let mut paths = Vec::new();
-    for folder in ["crates", "proto", "tests", "deploy", "dashboards", "docs", ".ci"] {
+    for folder in ["crates", "proto", "tests", "deploy", "dashboards", "docs", "fuzz", ".ci"] {
         collect(&root().join(folder), Path::new(folder), &mut paths);
     }
     let is_path = |text: &&str| {

@@ -56,7 +56,7 @@ async fn refusal(cluster: &mut Cluster) -> String {
     cluster.restart(HURT);
     let status = cluster.brokers[HURT].ended().await;
     let log = cluster.brokers[HURT].log();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     let error = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap();
     error.to_owned()
 }

@@ -9,7 +9,7 @@ use evenkeel_http_server::Connections;
 use evenkeel_protocol::internal::v1::broker_server::BrokerServer;
 use evenkeel_protocol::internal::v1::raft_server::RaftServer;
 use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
-use evenkeel_protocol::{Dialer, NodeId, PartitionId, SYSTEM_GROUP};
+use evenkeel_protocol::{Dialer, NodeId, PartitionId, SYSTEM_GROUP, wire_version};
 use evenkeel_raft_storage::disk::RealDisk;
 use evenkeel_raft_storage::log::affected_groups;
 use evenkeel_raft_storage::types::raft::{CommittedLeaderId, Entry, LogId};
@@ -28,9 +28,11 @@ use openraft::{EntryPayload, Membership, RaftLogReader, SnapshotPolicy};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 
 use crate::broker_service::{BrokerService, Room};
+use crate::disk_room::DiskRoom;
 use crate::distribution::{Distribution, Replica as Member};
 use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
@@ -121,12 +123,17 @@ pub enum BrokerError {
         "the replica of partition {partition} stopped: {reason}; check the disk and its free space, then start the broker again"
     )]
     ReplicaStopped { partition: u32, reason: String },
+    #[error(
+        "the state database cannot be written, so nothing more can be applied: {0}; nothing is lost, the log has it: check the \
+         disk and its free space, then start the broker again"
+    )]
+    StoreFailed(String),
     #[error("a listener failed: {0}")]
     Serve(String),
 }
 
 impl BrokerError {
-    /// Whether the configuration or the environment it names is at fault: nothing was changed.
+    /// Whether a person has to change something, configuration or files, before another start can succeed.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         use BrokerError as E;
@@ -134,6 +141,10 @@ impl BrokerError {
             self,
             E::Options(_) | E::Listen { .. } | E::DataDirectory(_) | E::Layout(_) | E::Address { .. }
         )
+            // Another start would find the same.
+            || matches!(self, E::Damaged { .. } | E::ReadRebuilding { .. } | E::TooFewPeers { .. })
+            || matches!(self, E::Log(OpenLogError::NewerFormat { .. }))
+            || matches!(self, E::Store(OpenStoreError::NewerFormat { .. }))
     }
 }
 
@@ -274,14 +285,24 @@ where
         });
     }
     let room = Room::new(options.limits.in_flight_writes_max);
+    let disk_room =
+        DiskRoom::new(data.clone(), offload, options.data.free_bytes_min, options.cluster.node_id);
+    background.spawn(disk_room.clone().run(
+        log.full(),
+        replicas.clone(),
+        handover.clone(),
+        elector.clone(),
+        stop.clone(),
+    ));
     let broker_service = BrokerService {
         replicas: replicas.clone(),
         handover: handover.clone(),
         status: status.clone(),
         drained,
         room,
+        disk_room: disk_room.clone(),
     };
-    let raft_service = RaftService { replicas: replicas.clone(), store: store.clone() };
+    let raft_service = RaftService { replicas: replicas.clone(), store: store.clone(), disk_room };
     let mut grpc_server = tokio::spawn(serve_grpc(incoming, raft_service, broker_service, stop.clone()));
     let mut http_server = tokio::spawn(serve_monitoring(monitoring, status.clone(), data, stop));
     tracing::info!(
@@ -290,12 +311,15 @@ where
     );
 
     let ended = tokio::select! {
+        // In this order: a replica that stops has a reason.
+        biased;
         () = shutdown => {
             tracing::info!("stopping: handing leaderships over");
             drain(&replicas, &handover, &elector, &status).await;
             Ok(())
         }
         failure = log.failure() => Err(BrokerError::LogFailed(failure.to_string())),
+        failure = store.failure() => Err(BrokerError::StoreFailed(failure)),
         // Without it the broker would only look alive; started again it may do better.
         Some(replica) = first_stopped.recv() => {
             let reason = replica.raft_metrics().running_state.err().map_or_else(String::new, |fatal| fatal.to_string());
@@ -305,6 +329,7 @@ where
         ended = &mut http_server => Err(BrokerError::Serve(format!("{ended:?}"))),
     };
     stop_tx.send_replace(true);
+    store.stop_waiting();
     let stopping = async {
         futures::stream::iter(replicas.iter())
             .for_each_concurrent(None, |replica| async {
@@ -627,8 +652,8 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
-        .add_service(raft)
-        .add_service(broker)
+        .add_service(InterceptedService::new(raft, wire_version::check))
+        .add_service(InterceptedService::new(broker, wire_version::check))
         .serve_with_incoming(incoming);
     tokio::select! {
         served = serving => served,

@@ -7,13 +7,14 @@ use std::time::Duration;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
 use evenkeel_protocol::v1;
-use evenkeel_protocol::{COMMAND_BYTES_MAX, NodeId, Position};
+use evenkeel_protocol::{COMMAND_BYTES_MAX, NodeId, Position, SYSTEM_GROUP};
 use evenkeel_raft_storage::{ChangesError, Command, PartitionReader};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::disk_room::{self, DiskRoom};
 use crate::drained::Drained;
 use crate::handover::{Handover, Purpose};
 use crate::leadership::Tenure;
@@ -43,6 +44,7 @@ pub struct BrokerService {
     pub status: StatusHub,
     pub drained: Drained,
     pub room: Room,
+    pub disk_room: DiskRoom,
 }
 
 /// What may be under way at once; more is refused.
@@ -110,7 +112,12 @@ impl broker_server::Broker for BrokerService {
         request: Request<Streaming<pb::WriteFrame>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
         let (results, results_rx) = mpsc::channel(RESULTS_MAX);
-        let writer = Writer { replicas: self.replicas.clone(), room: self.room.clone(), results };
+        let writer = Writer {
+            replicas: self.replicas.clone(),
+            room: self.room.clone(),
+            disk_room: self.disk_room.clone(),
+            results,
+        };
         tokio::spawn(writer.run(request.into_inner()));
         let frames = futures::stream::unfold(results_rx, |mut results| async move {
             let mut frame = Vec::new();
@@ -267,6 +274,7 @@ async fn list(
 struct Writer {
     replicas: Replicas,
     room: Room,
+    disk_room: DiskRoom,
     results: mpsc::Sender<pb::WriteResult>,
 }
 
@@ -294,6 +302,12 @@ impl Writer {
         let Some(replica) = self.replicas.get(partition) else {
             return self.refuse(&tags, &unknown_partition(partition)).await;
         };
+        // What the cluster remembers about itself is little, and operators need it most now.
+        let least =
+            if replica.partition == SYSTEM_GROUP { disk_room::Room::Low } else { disk_room::Room::Enough };
+        if self.disk_room.now() < least {
+            return self.refuse(&tags, &refused(Reason::DiskFull, self.disk_room.refusal())).await;
+        }
         let (admitted, permits) = self.room.for_writes(&commands);
         let too_many = tags.split_off(admitted);
         commands.truncate(admitted);

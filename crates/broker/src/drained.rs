@@ -9,7 +9,7 @@ use std::sync::Arc;
 use evenkeel_raft_storage::{DataDirectory, Offload};
 use tokio::sync::Mutex;
 
-use crate::elector::Elector;
+use crate::elector::{Elector, Yields};
 use crate::status::StatusHub;
 
 /// Cheap handle.
@@ -53,7 +53,7 @@ impl Drained {
     }
 
     fn take_effect(&self, drained: bool) {
-        self.0.elector.yields(drained);
+        self.0.elector.yields(Yields::Drained, drained);
         self.0.status.set_drained(drained);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One timer for all replicas of the broker. See [`crate::election`] for who stands when.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,13 @@ use crate::stop::Stop;
 /// The schedule looks again at least this often, so that a lost wake-up costs little.
 const LOOK_AGAIN_MS: u64 = 1_000;
 
+/// Why a broker leaves leadership to others wherever another can take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Yields {
+    Drained,
+    DiskFull,
+}
+
 /// Cheap handle.
 #[derive(Clone)]
 pub struct Elector(Arc<Inner>);
@@ -38,6 +45,8 @@ struct State {
     heard: HashMap<PartitionId, Instant>,
     /// When each replica last stood.
     stood: HashMap<PartitionId, Instant>,
+    /// Why this broker stands only where nobody else does.
+    yields: HashSet<Yields>,
     /// A stopping broker stands no more.
     retired: bool,
 }
@@ -45,7 +54,13 @@ struct State {
 impl Elector {
     pub fn new(times: ElectionTimes, order: Order) -> Self {
         let schedule = ElectionSchedule::new(times, order);
-        let state = State { schedule, heard: HashMap::new(), stood: HashMap::new(), retired: false };
+        let state = State {
+            schedule,
+            heard: HashMap::new(),
+            stood: HashMap::new(),
+            yields: HashSet::new(),
+            retired: false,
+        };
         Self(Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), times }))
     }
 
@@ -79,8 +94,16 @@ impl Elector {
     }
 
     /// Stand only where nobody else does, or as usual again.
-    pub fn yields(&self, yields: bool) {
-        self.0.state.lock().schedule.yields(yields);
+    pub fn yields(&self, why: Yields, yields: bool) {
+        {
+            let mut state = self.0.state.lock();
+            let changed = if yields { state.yields.insert(why) } else { state.yields.remove(&why) };
+            if !changed {
+                return;
+            }
+            let yields = !state.yields.is_empty();
+            state.schedule.yields(yields);
+        }
         self.0.wake.notify_one();
     }
 

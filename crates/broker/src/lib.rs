@@ -5,9 +5,11 @@
 //! brokers; `replica` is one copy of a partition, `leadership` what it does only while it leads; `broker_service` serves
 //! gateways; `status` tells them who leads; `layout` keeps who holds which replica from changing.
 
+pub mod bad_input;
 mod broker;
 mod broker_service;
 mod clock;
+mod disk_room;
 pub mod distribution;
 mod drained;
 pub mod election;

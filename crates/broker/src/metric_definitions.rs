@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use parking_lot::Mutex;
 
 use crate::clock;
+use crate::disk_room::Room;
 use crate::transfer::Spent;
 
 /// Every partition metric carries it, as in Zeebe.
@@ -123,6 +124,10 @@ fn describe() {
         "evenkeel_data_disk_free_bytes",
         Unit::Bytes,
         "What the broker may still use of the disk with its data folder."
+    );
+    describe_gauge!(
+        "evenkeel_data_disk_full",
+        "1 while the broker refuses writes because less than data.free_bytes_min is free, else 0."
     );
     describe_gauge!(
         "evenkeel_data_disk_size_bytes",
@@ -317,6 +322,11 @@ pub fn set_disk_gauges(space: Option<DiskSpace>) {
     let shown = |bytes: fn(&DiskSpace) -> u64| space.as_ref().map_or(f64::NAN, |space| bytes(space) as f64);
     gauge!("evenkeel_data_disk_free_bytes").set(shown(|space| space.free_bytes));
     gauge!("evenkeel_data_disk_size_bytes").set(shown(|space| space.size_bytes));
+}
+
+/// 1 while writes are refused for lack of room.
+pub fn disk_room(room: Room) {
+    gauge!("evenkeel_data_disk_full").set(if room == Room::Enough { 0.0 } else { 1.0 });
 }
 
 /// `spent` by the attempts, if any was made: a refusal has no durations.

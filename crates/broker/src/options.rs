@@ -99,6 +99,8 @@ pub struct DataOptions {
     pub log_cache_bytes_max: u64,
     /// Changes kept per partition for watchers that resume.
     pub changes_retained_max: u64,
+    /// With less than this free on the disk, writes are refused.
+    pub free_bytes_min: u64,
 }
 
 impl Default for DataOptions {
@@ -108,6 +110,7 @@ impl Default for DataOptions {
             segment_bytes_max: 64 << 20,
             log_cache_bytes_max: 64 << 20,
             changes_retained_max: 100_000,
+            free_bytes_min: 256 << 20,
         }
     }
 }
@@ -234,6 +237,10 @@ impl Settings for Options {
         ("data.segment_bytes_max", "Size at which a log segment is closed and the next one begun, in bytes"),
         ("data.log_cache_bytes_max", "Memory for recent log entries of all partitions, in bytes"),
         ("data.changes_retained_max", "Changes kept per partition for watchers that resume"),
+        (
+            "data.free_bytes_min",
+            "With less free on the disk, in bytes, writes are refused until there is more; 0: no check",
+        ),
         ("raft.priority_election", "Let replicas with higher priority lead; false makes all replicas equal"),
         ("raft.heartbeat_interval", "How often a leader shows that it lives; less than half of raft.lease"),
         ("raft.lease", "How long a silent leader is trusted before the first replica stands for election"),
@@ -410,6 +417,7 @@ impl Options {
             ("data.segment_bytes_max", data.segment_bytes_max, SEGMENT_BYTES_MIN, SIZE_MAX),
             ("data.log_cache_bytes_max", data.log_cache_bytes_max, 1, SIZE_MAX),
             ("data.changes_retained_max", data.changes_retained_max, 1, SIZE_MAX),
+            ("data.free_bytes_min", data.free_bytes_min, 0, SIZE_MAX),
             ("raft.snapshot_after_entries", raft.snapshot_after_entries, 1, SIZE_MAX),
             ("raft.log_entries_kept", raft.log_entries_kept, 1, SIZE_MAX),
             ("transfer.lag_bytes_max", transfer.lag_bytes_max, 1, SIZE_MAX),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::raft_client::RaftClient;
-use evenkeel_protocol::{Dialer, NodeId};
+use evenkeel_protocol::{Dialer, NodeId, wire_version};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -71,6 +71,7 @@ impl Peer {
     /// Prepares the connection; [`Peer::run`] makes and keeps it.
     pub fn new(node: NodeId, address: String, dialer: &Dialer) -> Result<Arc<Self>, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .user_agent(wire_version::user_agent())?
             .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_millis(KEEP_ALIVE_MS))
@@ -136,6 +137,10 @@ impl Peer {
         let outbound = frames(appends_rx, heartbeats_rx);
         let mut inbound = match self.client().exchange(outbound).await {
             Ok(response) => response.into_inner(),
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                tracing::error!(peer = %self.node, address = %self.address, message = status.message(), "peer refused");
+                return false;
+            }
             Err(status) => {
                 tracing::debug!(peer = %self.node, address = %self.address, %status, "peer not reachable");
                 return false;

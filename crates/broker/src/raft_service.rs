@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_protocol::internal::v1::entry::Payload;
 use evenkeel_protocol::internal::v1::raft_server;
 use evenkeel_raft_storage::TypeConfig;
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::disk_room::{DiskRoom, Room};
 use crate::network::OUTSTANDING_MAX;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
@@ -26,6 +28,7 @@ const FRAME_RESULTS_MAX: usize = 1_024;
 pub struct RaftService {
     pub replicas: Replicas,
     pub store: evenkeel_raft_storage::StateStore,
+    pub disk_room: DiskRoom,
 }
 
 impl RaftService {
@@ -54,7 +57,12 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<pb::AppendFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (results, results_rx) = mpsc::channel(RESULTS_MAX);
-        let receiver = Receiver { replicas: self.replicas.clone(), results, streams: HashMap::new() };
+        let receiver = Receiver {
+            replicas: self.replicas.clone(),
+            disk_room: self.disk_room.clone(),
+            results,
+            streams: HashMap::new(),
+        };
         tokio::spawn(receiver.run(request.into_inner()));
         Ok(Response::new(result_frames(results_rx)))
     }
@@ -100,6 +108,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<pb::SnapshotResult>, Status> {
+        if self.disk_room.now() == Room::None {
+            return Err(Status::unavailable(self.disk_room.refusal()));
+        }
         snapshot_transfer::receive(&self.replicas, &self.store, request.into_inner()).await.map(Response::new)
     }
 
@@ -111,6 +122,8 @@ impl raft_server::Raft for RaftService {
             Ok(()) if replica.rebuilding.is_under_way() => {
                 format!("the replica of partition {group} is being rebuilt and has no vote")
             }
+            // Whoever asks wants to hand a leadership over, and with it the writes.
+            Ok(()) if self.disk_room.now() != Room::Enough => self.disk_room.refusal(),
             Ok(()) => String::new(),
             Err(fatal) => format!("the replica of partition {group} stopped: {fatal}"),
         };
@@ -131,6 +144,7 @@ impl raft_server::Raft for RaftService {
 /// One peer's exchange, as it arrives.
 struct Receiver {
     replicas: Replicas,
+    disk_room: DiskRoom,
     results: mpsc::Sender<pb::AppendResult>,
     /// Open replication streams: (group, stream) to the queue that openraft reads.
     streams: HashMap<(u32, u64), mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
@@ -174,6 +188,12 @@ impl Receiver {
             return Some(unavailable(group, stream, not_hosted(group)));
         };
         replica.metrics.append_received();
+        // An entry without a command is how a new leader begins: small, and elections must go on.
+        let grows = request.entries.iter().any(|entry| matches!(entry.payload, Some(Payload::Command(_))));
+        if grows && self.disk_room.now() == Room::None {
+            self.streams.remove(&key);
+            return Some(unavailable(group, stream, self.disk_room.refusal()));
+        }
         let request = match wire::append_from_wire(request) {
             Ok(request) => request,
             Err(error) => return Some(unavailable(group, stream, error.to_string())),

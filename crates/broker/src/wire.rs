@@ -13,6 +13,9 @@ use openraft::raft::{
 };
 use openraft::vote::RaftLeaderId;
 
+/// After the last entry another must be able to come.
+const INDEX_MAX: u64 = u64::MAX - 2;
+
 type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
 type Entry = evenkeel_raft_storage::types::raft::Entry;
 
@@ -26,6 +29,24 @@ pub enum WireError {
         group: u32,
         /// Field name.
         field: &'static str,
+    },
+    /// Log ids that cannot follow each other.
+    #[error("message of group {group}: entry {found} where {expected} must come next")]
+    Gap {
+        /// Raft group.
+        group: u32,
+        /// Index.
+        expected: u64,
+        /// Index.
+        found: u64,
+    },
+    /// A log id after which none can come.
+    #[error("message of group {group}: log index {index} is out of range")]
+    OutOfRange {
+        /// Raft group.
+        group: u32,
+        /// Index.
+        index: u64,
     },
     /// The membership inside an entry does not parse.
     #[error("membership entry of group {group} does not parse: {source}")]
@@ -112,12 +133,34 @@ pub fn append_to_wire(
 pub fn append_from_wire(request: pb::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
     let group = request.group;
     let vote = request.vote.as_ref().ok_or(WireError::Missing { group, field: "vote" })?;
+    check_positions(&request)?;
     Ok(AppendEntriesRequest {
         vote: vote_from_wire(vote),
         prev_log_id: request.prev_log_id.as_ref().map(log_id_from_wire),
         leader_commit: request.leader_commit.as_ref().map(log_id_from_wire),
         entries: request.entries.into_iter().map(|e| entry_from_wire(group, e)).collect::<Result<_, _>>()?,
     })
+}
+
+/// openraft counts on entries that follow the one before them and each other, and on an index after the last.
+fn check_positions(request: &pb::AppendRequest) -> Result<(), WireError> {
+    let group = request.group;
+    let in_range = |id: &pb::LogId| match id.index {
+        index if index > INDEX_MAX => Err(WireError::OutOfRange { group, index }),
+        index => Ok(index),
+    };
+    if let Some(commit) = &request.leader_commit {
+        in_range(commit)?;
+    }
+    let mut expected = request.prev_log_id.as_ref().map(in_range).transpose()?.map_or(0, |prev| prev + 1);
+    for id in request.entries.iter().filter_map(|entry| entry.log_id.as_ref()) {
+        let found = in_range(id)?;
+        if found != expected {
+            return Err(WireError::Gap { group, expected, found });
+        }
+        expected = found + 1;
+    }
+    Ok(())
 }
 
 pub fn append_result_to_wire(result: &StreamAppendResult<TypeConfig>) -> pb::append_result::Result {
@@ -242,7 +285,7 @@ mod tests {
         ];
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: Vote::new_committed(2, 1),
-            prev_log_id: None,
+            prev_log_id: Some(log_id(1, 0, 0)),
             leader_commit: Some(log_id(1, 0, 2)),
             entries: entries.clone(),
         };
@@ -250,6 +293,41 @@ mod tests {
         let back = append_from_wire(wire).unwrap();
         assert_eq!(back.entries, entries);
         assert_eq!(back.leader_commit, Some(log_id(1, 0, 2)));
+    }
+
+    #[test]
+    fn entries_that_do_not_follow_each_other_are_refused() {
+        let entry =
+            |index| pb::Entry { log_id: Some(pb::LogId { term: 1, node_id: 0, index }), payload: None };
+        let request = |prev: Option<u64>, entries: &[u64]| pb::AppendRequest {
+            group: 4,
+            vote: Some(pb::RaftVote { term: 1, node_id: 0, committed: true }),
+            prev_log_id: prev.map(|index| pb::LogId { term: 1, node_id: 0, index }),
+            entries: entries.iter().copied().map(entry).collect(),
+            ..Default::default()
+        };
+        assert!(append_from_wire(request(None, &[0, 1])).is_ok());
+        assert!(append_from_wire(request(Some(6), &[7, 8, 9])).is_ok());
+        for (prev, entries) in [
+            (None, &[1][..]),
+            (Some(6), &[6]),
+            (Some(6), &[7, 9]),
+            (Some(u64::MAX), &[]),
+            (Some(u64::MAX - 1), &[u64::MAX]),
+        ] {
+            assert!(append_from_wire(request(prev, entries)).is_err(), "{prev:?} {entries:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn no_bytes_bring_the_conversions_down(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+        ) {
+            crate::bad_input::messages(&bytes);
+        }
     }
 
     #[test]

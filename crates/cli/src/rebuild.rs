@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use evenkeel_broker::{Affected, BrokerError, Options};
+use evenkeel_broker::{Affected, Options};
 use evenkeel_settings::{SettingsArgs, environment};
 
 use crate::outcome::{EXIT_USAGE, Failure, note};
@@ -32,8 +32,7 @@ pub async fn run(args: RebuildArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(error.to_string()))?;
     let named = if args.all { Affected::All } else { Affected::Groups(args.partition.into_iter().collect()) };
     let forgotten = evenkeel_broker::rebuild(options, named).await.map_err(|error| {
-        let refused = error.is_configuration() || matches!(error, BrokerError::TooFewPeers { .. });
-        Failure::new(if refused { EXIT_USAGE } else { 1 }, error.to_string())
+        Failure::new(if error.is_configuration() { EXIT_USAGE } else { 1 }, error.to_string())
     })?;
     let groups: Vec<String> = forgotten.groups.iter().map(ToString::to_string).collect();
     note(format_args!("forgot the replicas of partitions {}; 0 is the system group", groups.join(", ")));

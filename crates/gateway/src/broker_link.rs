@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
-use evenkeel_protocol::{Dialer, NodeId, PartitionId};
+use evenkeel_protocol::{Dialer, NodeId, PartitionId, wire_version};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -82,11 +82,14 @@ impl BrokerLinks {
 impl BrokerLink {
     fn new(contact: &Contact, dialer: &Dialer, message_bytes_max: usize) -> Result<Self, OptionsError> {
         let uri = format!("http://{}:{}", contact.host, contact.port);
-        let endpoint = Endpoint::from_shared(uri).map_err(|error| OptionsError {
-            key: "cluster.brokers",
-            value: format!("\"{}={}:{}\"", contact.node, contact.host, contact.port),
-            problem: error.to_string(),
-            remedy: "give a host name or an address and a port".into(),
+        let endpoint = Endpoint::from_shared(uri);
+        let endpoint = endpoint.and_then(|e| e.user_agent(wire_version::user_agent())).map_err(|error| {
+            OptionsError {
+                key: "cluster.brokers",
+                value: format!("\"{}={}:{}\"", contact.node, contact.host, contact.port),
+                problem: error.to_string(),
+                remedy: "give a host name or an address and a port".into(),
+            }
         })?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)

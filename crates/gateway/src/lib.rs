@@ -6,6 +6,7 @@
 
 mod automatic;
 mod automatic_runner;
+pub mod bad_input;
 mod broker_link;
 mod brokers_http;
 mod byte_budget;

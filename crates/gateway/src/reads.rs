@@ -84,6 +84,7 @@ fn setback_of<T>(answer: Result<Answer<T>, Status>) -> Result<Setback, Refusal> 
         Ok(Answer::Refused(refused)) => match refused.reason() {
             Reason::Malformed | Reason::TooLarge => Err(Refusal::BrokerMisbehaved { detail: refused.detail }),
             Reason::Overloaded => Ok(Setback::Overloaded),
+            Reason::DiskFull => Ok(Setback::DiskFull),
             Reason::Stopped | Reason::UnknownPartition => Ok(Setback::Stopped),
             Reason::UnknownOutcome | Reason::Storage | Reason::Unspecified => Ok(Setback::NoAnswer),
         },

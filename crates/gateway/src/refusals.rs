@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use evenkeel_protocol::v1::RequestId;
-use evenkeel_protocol::{ERROR_DOMAIN, PartitionId};
+use evenkeel_protocol::{ERROR_DOMAIN, NodeId, PartitionId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// When a client that was turned away for lack of room had better come back.
 const RETRY_WHEN_FULL: Duration = Duration::from_millis(200);
+/// When a client whose partition's disks are full had better come back: somebody has to make room.
+const RETRY_WHEN_DISK_FULL: Duration = Duration::from_secs(5);
 /// When a client whose partition had no leader had better come back.
 const RETRY_WHEN_LEADERLESS: Duration = Duration::from_millis(500);
 
@@ -41,6 +43,8 @@ pub(crate) enum Refusal {
          retry later or raise routing.parked_bytes_max"
     )]
     ParkedFull { partition: PartitionId, parked_bytes_max: usize },
+    #[error("partition {partition} takes no writes: {detail}")]
+    DiskFull { partition: PartitionId, broker: NodeId, detail: String },
     #[error("no broker has been reached yet; check cluster.brokers and that the brokers run")]
     NoTopology,
     #[error("partition {partition} had no leader that could take the request in time ({last}); retry")]
@@ -103,6 +107,7 @@ impl Refusal {
             Self::SlowWatcher { .. } => (Code::ResourceExhausted, "SLOW_WATCHER"),
             Self::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
             Self::ParkedFull { .. } => (Code::ResourceExhausted, "PARKED_FULL"),
+            Self::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
             Self::Unavailable { .. } => (Code::Unavailable, "NO_LEADER"),
             Self::ReadTimedOut { .. } => (Code::Unavailable, "NO_ANSWER"),
@@ -127,6 +132,9 @@ impl Refusal {
             | Self::TooManyWatchers { watchers_max: limit } => vec![("limit", limit.to_string())],
             Self::ParkedFull { partition, parked_bytes_max } => {
                 vec![("partition_id", partition.to_string()), ("limit", parked_bytes_max.to_string())]
+            }
+            Self::DiskFull { partition, broker, .. } => {
+                vec![("partition_id", partition.to_string()), ("broker_id", broker.to_string())]
             }
             Self::Unavailable { partition, last } => {
                 vec![("partition_id", partition.to_string()), ("last_setback", (*last).to_owned())]
@@ -178,6 +186,9 @@ impl From<Refusal> for Status {
             | Refusal::TooManyWatchers { .. }
             | Refusal::ParkedFull { .. } => {
                 details.set_retry_info(Some(RETRY_WHEN_FULL));
+            }
+            Refusal::DiskFull { .. } => {
+                details.set_retry_info(Some(RETRY_WHEN_DISK_FULL));
             }
             Refusal::NoTopology
             | Refusal::Unavailable { .. }

@@ -24,6 +24,8 @@ pub(crate) enum Setback {
     NotLeader { hint: Option<NodeId>, term: u64 },
     /// The broker has too much to do; nothing was written.
     Overloaded,
+    /// The broker's disk is full; nothing was written, and another broker may come to lead.
+    DiskFull,
     /// The broker stops, or no longer has the partition; nothing was written.
     Stopped,
     /// Not connected, or the connection's queue is full; nothing was sent.
@@ -48,6 +50,7 @@ impl Setback {
             Self::NoLeader => "no_leader",
             Self::NotLeader { .. } => "not_leader",
             Self::Overloaded => "overloaded",
+            Self::DiskFull => "disk_full",
             Self::Stopped => "stopped",
             Self::NotSent => "not_sent",
             Self::Disconnected => "disconnected",
@@ -176,6 +179,7 @@ mod tests {
             (Setback::NoLeader, false),
             (not_leader(None, 1), false),
             (Setback::Overloaded, false),
+            (Setback::DiskFull, false),
             (Setback::Stopped, false),
             (Setback::NotSent, false),
             (Setback::Disconnected, true),

@@ -29,6 +29,9 @@ const ANSWER_USUAL_MAX: Duration = Duration::from_millis(50);
 /// After another broker leads, the old one's answer may still be on its way.
 const ANSWER_GRACE: Duration = Duration::from_millis(20);
 
+/// How long a write waits for a leader with room on its disk.
+const DISK_FULL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Commands under way at once: a broker that takes writes and never answers must not fill the memory.
 const IN_FLIGHT_BYTES_MAX: usize = 256 << 20;
 
@@ -150,6 +153,7 @@ impl Router {
     ) -> Result<outcome::Outcome, Refusal> {
         let mut replay = Replay::default();
         let mut parked: Option<Parked<'_>> = None;
+        let mut full_since = None;
         loop {
             let (target, seen) = self.target(&replay, partition);
             let setback = match target {
@@ -157,6 +161,14 @@ impl Router {
                 Some(node) => match self.attempt(node, seen, partition, command, deadline).await {
                     Attempt::Known(outcome) => return Ok(outcome),
                     Attempt::Refused(refusal) => return Err(refusal),
+                    Attempt::DiskFull(detail) => {
+                        // Its leader hands over where it can; where it cannot, waiting longer helps nobody.
+                        if full_since.get_or_insert_with(Instant::now).elapsed() >= DISK_FULL_PATIENCE {
+                            let full = Refusal::DiskFull { partition, broker: node, detail };
+                            return Err(if replay.outcome_unknown() { in_doubt } else { full });
+                        }
+                        Setback::DiskFull
+                    }
                     Attempt::Setback(setback) => setback,
                 },
             };
@@ -280,6 +292,7 @@ pub(crate) fn sheds(setback: Setback, partition: PartitionId) -> bool {
 enum Attempt {
     Known(outcome::Outcome),
     Refused(Refusal),
+    DiskFull(String),
     Setback(Setback),
 }
 
@@ -295,6 +308,7 @@ impl From<write_result::Result> for Attempt {
             }
             write_result::Result::Refused(refused) => match refused.reason() {
                 Reason::Overloaded => Self::Setback(Setback::Overloaded),
+                Reason::DiskFull => Self::DiskFull(refused.detail),
                 Reason::Stopped | Reason::UnknownPartition => Self::Setback(Setback::Stopped),
                 Reason::TooLarge => {
                     Self::Refused(Refusal::invalid("BATCH_TOO_LARGE", "operations", refused.detail))

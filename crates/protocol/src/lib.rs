@@ -7,6 +7,7 @@ mod dialer;
 mod ids;
 mod lag;
 mod routing;
+pub mod wire_version;
 
 pub use dialer::Dialer;
 pub use ids::{Epoch, NodeId, PartitionId, Position, Priority, SYSTEM_GROUP};

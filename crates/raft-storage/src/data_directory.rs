@@ -7,6 +7,7 @@
 //! | `drained` | there while the broker is to lead nothing |
 //! | `rebuilding.json` | groups whose replicas here forgot their past and do not count yet |
 //! | `rebuild-unfinished` | there while replicas are made to forget: nothing else may use the folder |
+//! | `reserve` | nothing: room that is given back when the disk is full |
 //! | `lock` | locked as long as a broker runs on the folder |
 //! | `log/` | the write-ahead log |
 //! | `state/` | the state database |
@@ -29,6 +30,7 @@ const IDENTITY_FILE: &str = "identity.json";
 const DRAINED_FILE: &str = "drained";
 const REBUILDING_FILE: &str = "rebuilding.json";
 const UNFINISHED_FILE: &str = "rebuild-unfinished";
+const RESERVE_FILE: &str = "reserve";
 const LOCK_FILE: &str = "lock";
 const LOG_FOLDER: &str = "log";
 const STATE_FOLDER: &str = "state";
@@ -104,6 +106,18 @@ pub struct DiskSpace {
     pub free_bytes: u64,
     /// All there is.
     pub size_bytes: u64,
+}
+
+impl DiskSpace {
+    /// Of the disk that this path is on.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let disk = rustix::fs::statvfs(path)?;
+        // What only root may use is no room for a broker.
+        Ok(Self {
+            free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+            size_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
+        })
+    }
 }
 
 /// A broker's data folder, locked until this is dropped.
@@ -271,12 +285,29 @@ impl DataDirectory {
     /// # Errors
     /// When the system does not tell.
     pub fn disk_space(&self) -> io::Result<DiskSpace> {
-        let disk = rustix::fs::statvfs(&self.path)?;
-        // What only root may use is no room for a broker.
-        Ok(DiskSpace {
-            free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
-            size_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
-        })
+        DiskSpace::of(&self.path)
+    }
+
+    /// Keeps so many bytes of the disk for when it is full, or gives them back with 0. Blocks.
+    ///
+    /// # Errors
+    /// When there is no room for them; then none are kept.
+    pub fn keep_reserve(&self, bytes: u64) -> io::Result<()> {
+        let path = self.path.join(RESERVE_FILE);
+        if bytes == 0 {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let kept = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes);
+        if let Err(error) = kept {
+            // Nothing depends on it: without it there is a little less time.
+            let _ = std::fs::remove_file(path);
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Where the write-ahead log lies.

@@ -4,6 +4,7 @@
 
 mod applier;
 mod background_priority;
+pub mod bad_input;
 pub mod data_directory;
 pub mod disk;
 pub mod faulty_disk;

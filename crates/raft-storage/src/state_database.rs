@@ -13,6 +13,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 pub(crate) use fjall::{UserKey, UserValue};
 
 use crate::background_priority;
+use crate::data_directory::DiskSpace;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::state_layout::io_error;
 use crate::state_store::StoreOptions;
@@ -57,6 +58,12 @@ pub(crate) trait StateDatabase: Send + Sync + 'static {
     fn sync_ahead(&self) -> io::Result<()>;
     /// Makes everything that was written durable.
     fn persist(&self) -> io::Result<()>;
+    /// Room on its disk, where that is known.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// From now on nothing waits for room: it fails.
+    fn stop_waiting(&self) {}
 }
 
 /// The real one.
@@ -123,6 +130,10 @@ impl StateDatabase for FjallDatabase {
     fn persist(&self) -> io::Result<()> {
         self.sync_ahead()?;
         self.database.persist(PersistMode::SyncAll).map_err(io_error)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        DiskSpace::of(&self.directory).ok().map(|space| space.free_bytes)
     }
 }
 

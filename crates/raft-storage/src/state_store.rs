@@ -19,12 +19,14 @@
 //! before it, so that applies do not wait at all, unless they look up a record that was not written lately.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::watch;
 
 use crate::applier::Applier;
 use crate::generation_cleaner::GenerationCleaner;
@@ -116,6 +118,8 @@ pub(crate) struct StoreInner {
     pub database: Arc<dyn StateDatabase>,
     pub offload: Offload,
     pub options: StoreOptions,
+    /// Why the database takes no writes any more.
+    failed: watch::Sender<Option<String>>,
     /// Highest generation of each partition that was ever begun.
     generations: Mutex<HashMap<GroupId, u32>>,
     open_partitions: Mutex<HashMap<GroupId, Weak<()>>>,
@@ -158,8 +162,9 @@ impl StateStore {
     ) -> Result<Self, OpenStoreError> {
         let path = path.to_path_buf();
         let damaged = |source: io::Error| not_opened(&path, fjall::Error::Io(source));
+        let failed = watch::Sender::new(None);
         let database: Arc<dyn StateDatabase> =
-            Arc::new(WriteBehind::start(database, offload).map_err(damaged)?);
+            Arc::new(WriteBehind::start(database, offload, failed.clone()).map_err(damaged)?);
         if let Some(found) = check_format(&*database).map_err(damaged)? {
             return Err(OpenStoreError::NewerFormat { path, found });
         }
@@ -175,6 +180,7 @@ impl StateStore {
             database,
             offload,
             options,
+            failed,
             generations: Mutex::new(generations),
             open_partitions: Mutex::default(),
         };
@@ -196,6 +202,24 @@ impl StateStore {
         drop(open);
         PartitionStateMachine::load(Arc::clone(&self.inner), partition, token)
             .map_err(|source| OpenPartitionError::Io { partition, source })
+    }
+
+    /// Ends when what is committed cannot be applied any more; never, as long as it works. The broker must stop then: the
+    /// log has everything.
+    pub fn failure(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut failed = self.inner.failed.subscribe();
+        async move {
+            match failed.wait_for(Option::is_some).await.ok().and_then(|known| known.clone()) {
+                Some(reason) => reason,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Makes whatever waits for room on the disk fail, now and later, so that the broker can stop on a full disk: the log
+    /// has everything.
+    pub fn stop_waiting(&self) {
+        self.inner.database.stop_waiting();
     }
 
     /// Begins to receive a snapshot of a partition. What it receives is dropped unless it is installed.

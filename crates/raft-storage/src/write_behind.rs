@@ -15,29 +15,40 @@
 //! A flush takes everything committed so far, and flushes follow each other. So the database always stands at some
 //! earlier commit, whole, as it does without this layer. A view is made after a flush and holds everything.
 //!
+//! # A full disk
+//! fjall takes no write any more once one has failed, so a flush waits until the disk has room for it. Meanwhile commits
+//! gather up to the bound and then wait, views lay what is in memory over the database, and only what must become durable
+//! waits. Nothing is lost when the broker stops then: the log has it.
+//!
 //! # Costs
 //! A row that is written again before the flush (the row of a partition, what was answered to a client, a hot record)
 //! reaches the database once. Measured with 256 clients and 12 partitions, inserting each batch into the database at
 //! once and reading versions back from it took 40 % of a broker's processor time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use metrics::{gauge, histogram};
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use crate::background_priority;
 use crate::metric_definitions::{STATE_FLUSH_SECONDS, STATE_UNFLUSHED_BYTES};
 use crate::offload::Offload;
-use crate::state_database::{Rows, StateDatabase, StateView, UserKey, UserValue};
+use crate::state_database::{RowIter, Rows, StateDatabase, StateView, UserKey, UserValue};
 
 /// Gathered before it is flushed. While a flush goes on as much again may gather; then commits wait for it.
 const FLUSH_BYTES: usize = 8 << 20;
 /// Nothing waits longer, so that a restart after a crash has little to apply again.
 const FLUSH_AGE_MS_MAX: u64 = 1_000;
+/// Room that must be left beside a flush, for the database's own tables.
+const ROOM_BYTES_MIN: u64 = 8 << 20;
+/// How often it is looked whether there is room again.
+const ROOM_INTERVAL_MS: u64 = 50;
 /// Memory of a row beside its bytes, about.
 const ROW_BYTES: usize = 96;
 
@@ -53,6 +64,10 @@ struct Pending {
     /// After a failed flush nothing is right any more: (kind, text), since `io::Error` cannot be cloned.
     failure: Option<(io::ErrorKind, String)>,
     closing: bool,
+    /// A flush found the disk full.
+    waits_for_room: bool,
+    /// Nothing is waited for any more.
+    in_haste: bool,
 }
 
 impl Pending {
@@ -91,27 +106,62 @@ struct Shared {
     work: Condvar,
     /// The committers': a flush has ended.
     room: Condvar,
+    /// Told the first flush that fails: there will be no other.
+    failed: watch::Sender<Option<String>>,
 }
 
 impl Shared {
-    /// Returns when everything committed before the call is in the database, if not yet durable there.
+    /// Returns when everything committed before the call is in the database, if not yet durable there. Waits for room.
     fn flush(&self) -> io::Result<()> {
         let _one_at_a_time = self.flush.lock();
-        let taken = {
+        self.flush_alone()
+    }
+
+    /// Does nothing and returns false where [`Shared::flush`] would wait for room.
+    fn flush_unless_full(&self) -> io::Result<bool> {
+        let pause = Duration::from_millis(ROOM_INTERVAL_MS);
+        let _one_at_a_time = loop {
+            if self.pending.lock().waits_for_room {
+                return Ok(false);
+            }
+            if let Some(lock) = self.flush.try_lock_for(pause) {
+                break lock;
+            }
+        };
+        let bytes = self.pending.lock().active_bytes;
+        // What is committed between the two looks is little.
+        if bytes > 0 && !self.has_room(bytes) {
+            return self.pending.lock().check().map(|()| false);
+        }
+        self.flush_alone().map(|()| true)
+    }
+
+    /// The caller holds the lock.
+    fn flush_alone(&self) -> io::Result<()> {
+        let (taken, bytes) = {
             let mut pending = self.pending.lock();
             pending.check()?;
             if pending.active.is_empty() {
                 return Ok(());
             }
-            pending.active_bytes = 0;
+            let bytes = std::mem::take(&mut pending.active_bytes);
             let taken = Arc::new(std::mem::take(&mut pending.active));
             pending.flushing = Some(taken.clone());
-            taken
+            (taken, bytes)
         };
-        let began = std::time::Instant::now();
-        let mut rows: Vec<_> = taken.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let committed = self.inner.commit(Rows(rows), false);
+        let committed = self.wait_for_room(bytes).and_then(|()| {
+            let began = std::time::Instant::now();
+            let mut rows: Vec<_> = taken.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            let committed = self.inner.commit(Rows(rows), false);
+            histogram!(STATE_FLUSH_SECONDS).record(began.elapsed().as_secs_f64());
+            committed
+        });
+        if let Err(error) = &committed {
+            // First, so that nobody sees an apply fail without the reason.
+            self.failed
+                .send_if_modified(|known| known.is_none() && known.replace(error.to_string()).is_none());
+        }
         let mut pending = self.pending.lock();
         match &committed {
             Ok(()) => pending.flushed = pending.flushing.take(),
@@ -119,8 +169,47 @@ impl Shared {
         }
         drop(pending);
         self.room.notify_all();
-        histogram!(STATE_FLUSH_SECONDS).record(began.elapsed().as_secs_f64());
         committed
+    }
+
+    /// Whether the disk has room for so many bytes twice, in the journal and in a table.
+    fn has_room(&self, bytes: usize) -> bool {
+        // What the system does not tell, the write will.
+        self.inner.free_bytes().is_none_or(|free| free >= 2 * bytes as u64 + ROOM_BYTES_MIN)
+    }
+
+    fn wait_for_room(&self, bytes: usize) -> io::Result<()> {
+        let mut told = false;
+        while !self.has_room(bytes) {
+            let mut pending = self.pending.lock();
+            if pending.closing || pending.in_haste {
+                let text = "the disk is full; what the state database lacks is applied again from the log";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
+            pending.waits_for_room = true;
+            drop(pending);
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    bytes,
+                    "the disk is full: what is applied goes to the state database when there is room again"
+                );
+            }
+            std::thread::sleep(Duration::from_millis(ROOM_INTERVAL_MS));
+        }
+        self.pending.lock().waits_for_room = false;
+        Ok(())
+    }
+
+    /// The database with what is only in memory laid over it.
+    fn overlaid_view(&self) -> io::Result<Box<dyn StateView>> {
+        let pending = self.pending.lock();
+        pending.check()?;
+        // Under the lock, so that it holds nothing committed later.
+        let below = self.inner.view()?;
+        let flushing = pending.flushing.iter().flat_map(|map| map.iter());
+        let above =
+            flushing.chain(&pending.active).map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Box::new(OverlaidView { below, above }))
     }
 
     fn run_flusher(&self) {
@@ -142,6 +231,38 @@ impl Shared {
     }
 }
 
+/// Rows over a view: they replace and remove what it has.
+struct OverlaidView {
+    below: Box<dyn StateView>,
+    above: BTreeMap<UserKey, Option<UserValue>>,
+}
+
+impl StateView for OverlaidView {
+    fn range(&self, from: &[u8], to: &[u8]) -> RowIter {
+        let mut below = self.below.range(from, to).peekable();
+        if from >= to {
+            return Box::new(below);
+        }
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let above = self.above.range::<[u8], _>(range);
+        let above: Vec<_> = above.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut above = above.into_iter().peekable();
+        Box::new(std::iter::from_fn(move || {
+            loop {
+                match (above.peek(), below.peek()) {
+                    (None, _) | (_, Some(Err(_))) => return below.next(),
+                    (Some((over, _)), Some(Ok((under, _)))) if over > under => return below.next(),
+                    (Some((over, _)), Some(Ok((under, _)))) if over == under => drop(below.next()),
+                    _ => {}
+                }
+                if let Some((key, Some(value))) = above.next() {
+                    return Some(Ok((key, value)));
+                }
+            }
+        }))
+    }
+}
+
 /// A database behind a memory of its own. Dropping it flushes.
 pub(crate) struct WriteBehind {
     shared: Arc<Shared>,
@@ -150,13 +271,19 @@ pub(crate) struct WriteBehind {
 }
 
 impl WriteBehind {
-    pub(crate) fn start(inner: Arc<dyn StateDatabase>, offload: Offload) -> io::Result<Self> {
+    /// `failed` is told why the database takes no more writes.
+    pub(crate) fn start(
+        inner: Arc<dyn StateDatabase>,
+        offload: Offload,
+        failed: watch::Sender<Option<String>>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             inner,
             pending: Mutex::default(),
             flush: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
+            failed,
         });
         let flusher = match offload {
             Offload::Threads => {
@@ -193,8 +320,7 @@ impl StateDatabase for WriteBehind {
     }
 
     fn view(&self) -> io::Result<Box<dyn StateView>> {
-        self.shared.flush()?;
-        self.shared.inner.view()
+        if self.shared.flush_unless_full()? { self.shared.inner.view() } else { self.shared.overlaid_view() }
     }
 
     fn earlier_view(&self) -> io::Result<Box<dyn StateView>> {
@@ -234,15 +360,26 @@ impl StateDatabase for WriteBehind {
         self.shared.flush()?;
         self.shared.inner.persist()
     }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.shared.inner.free_bytes()
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.pending.lock().in_haste = true;
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
     use crate::simulated_state::SimulatedState;
 
     fn database(disk: &SimulatedState, offload: Offload) -> WriteBehind {
-        WriteBehind::start(Arc::new(disk.open()), offload).unwrap()
+        WriteBehind::start(Arc::new(disk.open()), offload, watch::Sender::new(None)).unwrap()
     }
 
     fn rows(rows: &[(&str, Option<&str>)]) -> Rows {
@@ -329,5 +466,105 @@ mod tests {
         }
         assert!(disk.unsynced() > 0, "some of it is in the database");
         assert_eq!(all(&*database.view().unwrap()).len(), 64);
+    }
+
+    /// A database on a disk with so many free bytes that refuses writes when there are none.
+    struct Small {
+        database: Box<dyn StateDatabase>,
+        free_bytes: Arc<AtomicU64>,
+    }
+
+    impl StateDatabase for Small {
+        fn get(&self, key: &[u8]) -> io::Result<Option<UserValue>> {
+            self.database.get(key)
+        }
+
+        fn view(&self) -> io::Result<Box<dyn StateView>> {
+            self.database.view()
+        }
+
+        fn commit(&self, rows: Rows, sync: bool) -> io::Result<()> {
+            match self.free_bytes.load(Relaxed) {
+                0 => Err(io::ErrorKind::StorageFull.into()),
+                _ => self.database.commit(rows, sync),
+            }
+        }
+
+        fn sync_ahead(&self) -> io::Result<()> {
+            self.database.sync_ahead()
+        }
+
+        fn persist(&self) -> io::Result<()> {
+            self.database.persist()
+        }
+
+        fn free_bytes(&self) -> Option<u64> {
+            Some(self.free_bytes.load(Relaxed))
+        }
+    }
+
+    /// On a disk that has no room any more after `a`, `b` and `d` were written.
+    fn on_a_full_disk(
+        disk: &SimulatedState,
+    ) -> (WriteBehind, Arc<AtomicU64>, watch::Receiver<Option<String>>) {
+        let free_bytes = Arc::new(AtomicU64::new(u64::MAX));
+        let small = Small { database: Box::new(disk.open()), free_bytes: free_bytes.clone() };
+        let (failed, known) = watch::channel(None);
+        let database = WriteBehind::start(Arc::new(small), Offload::Threads, failed).unwrap();
+        database.commit(rows(&[("a", Some("1")), ("b", Some("1")), ("d", Some("1"))]), true).unwrap();
+        free_bytes.store(0, Relaxed);
+        (database, free_bytes, known)
+    }
+
+    #[test]
+    fn on_a_full_disk_flushes_wait_and_views_lay_memory_over_the_database() {
+        let disk = SimulatedState::new();
+        let (database, free_bytes, failed) = on_a_full_disk(&disk);
+        database.commit(rows(&[("b", None), ("c", Some("2")), ("e", Some("2"))]), false).unwrap();
+        assert_eq!(all(&*database.view().unwrap()), ["a", "c", "d", "e"]);
+        std::thread::scope(|scope| {
+            let persisting = scope.spawn(|| database.persist());
+            while !database.shared.pending.lock().waits_for_room {
+                std::thread::yield_now();
+            }
+            // Beside what waits; and what is in memory replaces what is below.
+            database.commit(rows(&[("a", Some("3")), ("c", None)]), false).unwrap();
+            let view = database.view().unwrap();
+            assert_eq!(all(&*view), ["a", "d", "e"]);
+            assert_eq!(&*view.range(b"a", b"b").next().unwrap().unwrap().1, b"3");
+            assert_eq!(view.range(b"b", b"d").count(), 0);
+            assert_eq!(all(&*disk.open().view().unwrap()), ["a", "b", "d"], "the database was left alone");
+            assert!(!persisting.is_finished());
+            free_bytes.store(u64::MAX, Relaxed);
+            persisting.join().unwrap().unwrap();
+        });
+        assert_eq!(all(&*database.view().unwrap()), ["a", "d", "e"]);
+        assert_eq!(all(&*disk.open().view().unwrap()), ["a", "d", "e"]);
+        assert_eq!(*failed.borrow(), None);
+    }
+
+    #[test]
+    fn who_stops_on_a_full_disk_waits_for_nothing() {
+        let disk = SimulatedState::new();
+        let (database, _, _) = on_a_full_disk(&disk);
+        database.commit(rows(&[("c", Some("2"))]), false).unwrap();
+        database.stop_waiting();
+        assert_eq!(database.persist().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(database);
+        let (database, _, _) = on_a_full_disk(&disk);
+        database.commit(rows(&[("c", Some("2"))]), false).unwrap();
+        drop(database);
+        assert_eq!(all(&*disk.open().view().unwrap()), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn a_flush_that_fails_is_told() {
+        let disk = SimulatedState::new();
+        let (failed, known) = watch::channel(None);
+        let database = WriteBehind::start(Arc::new(disk.open()), Offload::Threads, failed).unwrap();
+        disk.crash(0);
+        database.commit(rows(&[("a", Some("1"))]), false).unwrap();
+        assert!(database.persist().is_err());
+        assert!(known.borrow().is_some());
     }
 }

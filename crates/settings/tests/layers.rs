@@ -330,3 +330,21 @@ fn explanations_must_match_the_keys() {
     assert_eq!(check_docs::<Overdocumented>(), Err(DocsError::NoSuchKey("b")));
     assert_eq!(check_docs::<Ambiguous>(), Err(DocsError::SameVariable("a_b", "a.b", "EVENKEEL_A_B".into())));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn no_file_brings_the_reader_down(text in "\\PC{0,200}") {
+        let _ = read(Some(&text), &[], &[]);
+    }
+
+    #[test]
+    fn no_almost_right_file_does(
+        section in "(hull|crew|\\[?[a-z.]{0,9})",
+        key in "(name|masts|afloat|draught_m|lease|order|hands|watches|[a-z.\"]{0,9})",
+        value in "(-?[0-9]{0,40}(\\.[0-9]{0,9})?(e[0-9]{0,5})?|\"[^\"]{0,9}\"?|[\\[{]{0,300}|true|nan|inf|[0-9]{4}-[0-9]{2}-[0-9]{2})",
+    ) {
+        let _ = read(Some(&format!("[{section}]\n{key} = {value}\n")), &[], &[]);
+    }
+}

@@ -20,6 +20,7 @@ use super::metrics::{PARTITIONS, Scrape};
 use super::ports::reserve_ports;
 use super::process::Process;
 use super::rebalance_api::RebalanceApi;
+use super::small_disk::SmallDisk;
 use super::waiting::wait_until;
 
 /// More clusters at once would only wait for each other on a machine with two cores.
@@ -34,6 +35,8 @@ pub struct Cluster {
     pub ports: ClusterPorts,
     pub brokers: Vec<Process>,
     pub gateways: Vec<Process>,
+    /// By broker, where the spec asks for them. After the processes: these must be gone first.
+    pub disks: Vec<SmallDisk>,
     folder: TempDir,
     _slot: SemaphorePermit<'static>,
 }
@@ -43,14 +46,14 @@ impl Cluster {
     pub async fn start(spec: Spec) -> Self {
         let slot = SLOTS.acquire().await.unwrap();
         let mut attempt = 1;
-        let (folder, ports, brokers, gateways) = loop {
-            let (folder, ports, mut brokers, mut gateways) = launch(&spec);
+        let (folder, disks, ports, brokers, gateways) = loop {
+            let (folder, disks, ports, mut brokers, mut gateways) = launch(&spec);
             if attempt == START_ATTEMPTS_MAX || !lost_a_port(&ports, &mut brokers, &mut gateways).await {
-                break (folder, ports, brokers, gateways);
+                break (folder, disks, ports, brokers, gateways);
             }
             attempt += 1;
         };
-        let cluster = Self { spec, ports, brokers, gateways, folder, _slot: slot };
+        let cluster = Self { spec, ports, brokers, gateways, disks, folder, _slot: slot };
         for gateway in 0..cluster.gateways.len() {
             cluster.wait_for_gateway(gateway, "all brokers and all leaders", all_led).await;
         }
@@ -290,7 +293,8 @@ pub fn leads_per_broker(topology: &TopologyResponse) -> Vec<usize> {
     topology.brokers.iter().map(|broker| led(broker.node_id)).collect()
 }
 
-fn all_led(topology: &TopologyResponse) -> bool {
+/// Whether all brokers are there and all partitions led.
+pub fn all_led(topology: &TopologyResponse) -> bool {
     topology.partitions_count > 0
         && topology.partitions.len() == topology.partitions_count as usize
         && topology.brokers.len() == topology.cluster_size as usize
@@ -309,8 +313,15 @@ fn in_words(topology: &TopologyResponse) -> String {
     )
 }
 
-fn launch(spec: &Spec) -> (TempDir, ClusterPorts, Vec<Process>, Vec<Process>) {
+fn launch(spec: &Spec) -> (TempDir, Vec<SmallDisk>, ClusterPorts, Vec<Process>, Vec<Process>) {
     let folder = tempfile::Builder::new().prefix("evenkeel-story-").tempdir().unwrap();
+    let disks = match spec.disk_bytes {
+        Some(bytes) => {
+            let folders = (0..spec.brokers).map(|node| folder.path().join(format!("broker-{node}")));
+            folders.map(|folder| SmallDisk::make(folder, bytes)).collect()
+        }
+        None => Vec::new(),
+    };
     let ports = ClusterPorts {
         brokers: (0..spec.brokers).map(|_| reserve_ports().into()).collect(),
         gateways: (0..spec.gateways).map(|_| reserve_ports()).collect(),
@@ -330,7 +341,7 @@ fn launch(spec: &Spec) -> (TempDir, ClusterPorts, Vec<Process>, Vec<Process>) {
     let gateways = (0..spec.gateways)
         .map(|index| start("gateway", format!("gateway-{index}"), spec.gateway_config(index, &ports)))
         .collect();
-    (folder, ports, brokers, gateways)
+    (folder, disks, ports, brokers, gateways)
 }
 
 /// Waits until every process listens; whether one of them lost its port to another program.

@@ -19,6 +19,8 @@ pub struct Spec {
     pub partitions: u32,
     pub replication_factor: u32,
     pub gateways: usize,
+    /// Each broker's data folder lies on a disk of its own of this size.
+    pub disk_bytes: Option<u64>,
     broker_settings: Vec<(String, Value)>,
     gateway_settings: Vec<(String, Value)>,
 }
@@ -31,6 +33,7 @@ impl Spec {
             partitions,
             replication_factor: brokers.min(3) as u32,
             gateways: 1,
+            disk_bytes: None,
             broker_settings: Vec::new(),
             gateway_settings: Vec::new(),
         }
@@ -38,6 +41,12 @@ impl Spec {
 
     pub fn gateways(mut self, gateways: usize) -> Self {
         self.gateways = gateways;
+        self
+    }
+
+    /// Only where [`super::SmallDisk::can_be_made`].
+    pub fn disks_of(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
         self
     }
 

@@ -10,9 +10,10 @@ mod ports;
 mod process;
 pub mod raw_http2;
 mod rebalance_api;
+mod small_disk;
 mod waiting;
 
-pub use cluster::{Cluster, leaders, leads_per_broker, terms};
+pub use cluster::{Cluster, all_led, leaders, leads_per_broker, terms};
 pub use config::{ClusterPorts, PATIENT_LEASE, PATIENT_STAGGER, Spec, fixed_partitions, set};
 pub use held_run::{HELD, HeldRun, pending, transferring};
 pub use http::{Answer, http, send};
@@ -21,4 +22,5 @@ pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;
 pub use process::{Process, evenkeel};
 pub use rebalance_api::{RebalanceApi, partition_of, partitions_where, run_of};
+pub use small_disk::SmallDisk;
 pub use waiting::{PATIENCE, wait_until};

@@ -42,6 +42,8 @@ pub struct Process {
     /// What stands before the binary: a program that becomes it, and that one's arguments.
     launcher: Vec<OsString>,
     args: Vec<OsString>,
+    /// Variables that it gets when it is started again.
+    pub environment: Vec<(String, OsString)>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -63,7 +65,9 @@ impl Process {
         log: &Path,
     ) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        let mut process = Self { name: name.into(), launcher, args, log: log.to_owned(), child: None };
+        let environment = Vec::new();
+        let mut process =
+            Self { name: name.into(), launcher, args, environment, log: log.to_owned(), child: None };
         process.restart();
         process
     }
@@ -81,7 +85,12 @@ impl Process {
                 launcher
             }
         };
-        command.args(&self.args).stdin(Stdio::piped()).stdout(output).stderr(errors);
+        command
+            .envs(self.environment.iter().cloned())
+            .args(&self.args)
+            .stdin(Stdio::piped())
+            .stdout(output)
+            .stderr(errors);
         self.child = Some(command.spawn().unwrap());
     }
 

@@ -83,6 +83,8 @@ impl Machine {
         options.network.host = name(self.node);
         options.network.port = PORT;
         options.data.directory = self.folder.path().display().to_string();
+        // The room on the disk that the tests run on is no function of the seed.
+        options.data.free_bytes_min = 0;
         options.raft.snapshot_after_entries = self.shape.snapshot_after_entries;
         options.raft.log_entries_kept = self.shape.log_entries_kept;
         options

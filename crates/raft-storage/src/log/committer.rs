@@ -4,10 +4,13 @@
 //! waits for it. A round begins as soon as the one before has ended and something is queued; there is no timer.
 //! The same rounds are driven by a thread of their own, or by a task where everything must run on the caller's
 //! runtime (simulation).
+//!
+//! On a full disk the batch waits: what was written of it is cut off again and it is tried until there is room. That is safe
+//! because nothing of it was synced or acknowledged. Every other failure, and any failed sync, ends the log.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
 
@@ -15,8 +18,26 @@ use super::log_core::{Batch, LogCore, Waiter};
 use super::log_error::LogFailure;
 use super::segment;
 use super::shared_log::LogShared;
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, is_full};
 use crate::metric_definitions as names;
+
+/// How often a batch that found no room is tried again.
+const FULL_RETRY_MS: u64 = 50;
+
+/// What a round came to.
+enum Round {
+    Worked,
+    /// There was nothing to do.
+    Idle,
+    /// The disk is full.
+    NoRoom,
+}
+
+/// A batch on its way.
+struct Underway {
+    batch: Batch,
+    durable: bool,
+}
 
 /// A log whose committer has to be run. Dropping it stops the log, so that whoever waits is told also when the
 /// committer's task is dropped, before its first step even, or its thread unwinds.
@@ -31,9 +52,15 @@ impl Drop for Committer {
 /// Runs rounds on the calling thread until the log is closed or has failed.
 pub fn run_on_thread(committer: Committer) {
     let log = &*committer.0;
+    let mut underway = None;
     loop {
-        if run_round(log) {
-            continue;
+        match run_round(log, &mut underway) {
+            Round::Worked => continue,
+            Round::NoRoom => {
+                std::thread::sleep(Duration::from_millis(FULL_RETRY_MS));
+                continue;
+            }
+            Round::Idle => {}
         }
         let mut core = log.core.lock();
         if is_over(&core) {
@@ -48,31 +75,39 @@ pub fn run_on_thread(committer: Committer) {
 /// Runs rounds on the current task until the log is closed or has failed.
 pub async fn run_on_task(committer: Committer) {
     let log = &*committer.0;
+    let mut underway = None;
     loop {
-        let worked = match take(log) {
-            Some(batch) => {
+        let outcome = match next(log, &mut underway) {
+            Some(next) => {
                 #[cfg(feature = "known-bugs")]
-                let mut batch = batch;
-                let mut outcome = write(log, &batch);
-                if outcome.is_ok() {
+                let mut next = next;
+                let mut written = write(log, &next);
+                if let Ok(true) = written {
                     #[cfg(feature = "known-bugs")]
                     if crate::known_bugs::KnownBug::AcknowledgeBeforeSync.is_awake() {
-                        complete(std::mem::take(&mut batch.waiters));
+                        complete(std::mem::take(&mut next.batch.waiters));
                     }
                     let takes = log.disk.sync_takes();
-                    if !takes.is_zero() {
+                    if !next.durable && !takes.is_zero() {
                         tokio::time::sleep(takes).await;
                     }
-                    outcome = sync(log, &batch);
+                    written = sync(log, &next).map(|()| true);
                 }
-                finish(log, batch, outcome).map(|()| true)
+                finish(log, next, written, &mut underway)
             }
             None => delete_oldest(log),
         };
-        if end_round(log, worked) {
-            // Others of this runtime may queue for the next batch meanwhile.
-            tokio::task::yield_now().await;
-            continue;
+        match end_round(log, outcome, &underway) {
+            Round::Worked => {
+                // Others of this runtime may queue for the next batch meanwhile.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Round::NoRoom => {
+                tokio::time::sleep(Duration::from_millis(FULL_RETRY_MS)).await;
+                continue;
+            }
+            Round::Idle => {}
         }
         if is_over(&log.core.lock()) {
             break;
@@ -85,24 +120,41 @@ fn is_over(core: &LogCore) -> bool {
     core.failure.is_some() || (core.closing && !core.has_batch())
 }
 
-/// One round; false when there was nothing to do.
-fn run_round(log: &LogShared) -> bool {
-    let worked = match take(log) {
-        Some(batch) => {
-            let outcome = write(log, &batch).and_then(|()| sync(log, &batch));
-            finish(log, batch, outcome).map(|()| true)
+/// One round, with the batch that is still under way from the one before, if any.
+fn run_round(log: &LogShared, underway: &mut Option<Underway>) -> Round {
+    let outcome = match next(log, underway) {
+        Some(next) => {
+            let written = write(log, &next).and_then(|written| {
+                if written {
+                    sync(log, &next)?;
+                }
+                Ok(written)
+            });
+            finish(log, next, written, underway)
         }
         None => delete_oldest(log),
     };
-    end_round(log, worked)
+    end_round(log, outcome, underway)
 }
 
-fn end_round(log: &LogShared, worked: Result<bool, LogFailure>) -> bool {
-    let outcome = worked.and_then(|worked| Ok(log.rewrite_laggards()? || worked));
-    outcome.unwrap_or_else(|failure| {
-        log.fail(failure);
-        false
-    })
+fn next(log: &LogShared, underway: &mut Option<Underway>) -> Option<Underway> {
+    underway.take().or_else(|| take(log).map(|batch| Underway { batch, durable: false }))
+}
+
+fn end_round(log: &LogShared, outcome: Result<bool, LogFailure>, underway: &Option<Underway>) -> Round {
+    let full = underway.is_some();
+    log.full.send_if_modified(|known| std::mem::replace(known, full) != full);
+    if full {
+        return Round::NoRoom;
+    }
+    match outcome.and_then(|worked| Ok(log.rewrite_laggards()? || worked)) {
+        Ok(true) => Round::Worked,
+        Ok(false) => Round::Idle,
+        Err(failure) => {
+            log.fail(failure);
+            Round::Idle
+        }
+    }
 }
 
 fn take(log: &LogShared) -> Option<Batch> {
@@ -116,28 +168,50 @@ fn take(log: &LogShared) -> Option<Batch> {
     Some(batch)
 }
 
-/// Answers whoever waits for the batch, and creates and deletes the segments that follow from it.
-fn finish(log: &LogShared, mut batch: Batch, durable: Result<(), LogFailure>) -> Result<(), LogFailure> {
-    let waiters = std::mem::take(&mut batch.waiters);
-    match durable {
-        Ok(()) => complete(waiters),
+/// Answers whoever waits for the batch, and creates and deletes the segments that follow from it. What finds no room is
+/// under way again. `written` is false when the batch itself found none.
+fn finish(
+    log: &LogShared,
+    mut next: Underway,
+    written: Result<bool, LogFailure>,
+    underway: &mut Option<Underway>,
+) -> Result<bool, LogFailure> {
+    let waiters = match written {
+        Ok(true) => std::mem::take(&mut next.batch.waiters),
+        Ok(false) => {
+            *underway = Some(next);
+            return Ok(true);
+        }
         Err(failure) => {
             let failure = log.fail(failure);
-            for waiter in waiters {
+            for waiter in std::mem::take(&mut next.batch.waiters) {
                 waiter.complete(&Err(failure.clone()));
             }
-            return Ok(());
+            return Ok(true);
         }
-    }
-    let created = match &batch.rotation {
+    };
+    complete(waiters);
+    next.durable = true;
+    let created = match &next.batch.rotation {
         Some(rotation) => {
-            let path = segment::path(&log.options.directory, rotation.sequence);
-            let file =
-                segment::create(&*log.disk, &log.options.directory, rotation.sequence, &rotation.start);
-            Some((rotation.sequence, file.map_err(|e| failure_of("create", path, &e))?))
+            let directory = &log.options.directory;
+            let failed =
+                |e: std::io::Error| failure_of("create", segment::path(directory, rotation.sequence), &e);
+            match segment::prepare(&*log.disk, directory, rotation.sequence, &rotation.start) {
+                Ok(file) => {
+                    segment::publish(&*log.disk, directory, rotation.sequence).map_err(failed)?;
+                    Some((rotation.sequence, file))
+                }
+                Err(error) if is_full(&error) && may_wait(log) => {
+                    *underway = Some(next);
+                    return Ok(true);
+                }
+                Err(error) => return Err(failed(error)),
+            }
         }
         None => None,
     };
+    let batch = next.batch;
     let segments = {
         let mut core = log.core.lock();
         if let Some((sequence, file)) = created {
@@ -147,13 +221,18 @@ fn finish(log: &LogShared, mut batch: Batch, durable: Result<(), LogFailure>) ->
         core.segments.len()
     };
     gauge!(names::LOG_SEGMENTS).set(segments as f64);
-    batch.deletable.map_or(Ok(()), |sequence| delete(log, sequence))
+    batch.deletable.map_or(Ok(()), |sequence| delete(log, sequence)).map(|()| true)
 }
 
 fn complete(waiters: Vec<Waiter>) {
     for waiter in waiters {
         waiter.complete(&Ok(()));
     }
+}
+
+/// A log that is being closed waits for nothing.
+fn may_wait(log: &LogShared) -> bool {
+    !log.core.lock().closing
 }
 
 fn path_of(log: &LogShared, batch: &Batch) -> PathBuf {
@@ -168,16 +247,24 @@ fn file_of<'a>(log: &LogShared, batch: &'a Batch) -> Result<&'a Arc<dyn DiskFile
     })
 }
 
-fn write(log: &LogShared, batch: &Batch) -> Result<(), LogFailure> {
-    if batch.bytes.is_empty() {
-        return Ok(());
+/// Writes a batch; `false` when it has to wait for room, and then nothing of it is left.
+fn write(log: &LogShared, Underway { batch, durable }: &Underway) -> Result<bool, LogFailure> {
+    if *durable || batch.bytes.is_empty() {
+        return Ok(true);
     }
-    let written = file_of(log, batch)?.write_all_at(&batch.bytes, batch.offset);
-    written.map_err(|e| failure_of("write", path_of(log, batch), &e))
+    let file = file_of(log, batch)?;
+    match file.write_all_at(&batch.bytes, batch.offset) {
+        Ok(()) => Ok(true),
+        Err(error) if is_full(&error) && may_wait(log) => {
+            let cut = file.set_length(batch.offset);
+            cut.map(|()| false).map_err(|e| failure_of("cut", path_of(log, batch), &e))
+        }
+        Err(error) => Err(failure_of("write", path_of(log, batch), &error)),
+    }
 }
 
-fn sync(log: &LogShared, batch: &Batch) -> Result<(), LogFailure> {
-    if batch.bytes.is_empty() {
+fn sync(log: &LogShared, Underway { batch, durable }: &Underway) -> Result<(), LogFailure> {
+    if *durable || batch.bytes.is_empty() {
         return Ok(());
     }
     let started = Instant::now();

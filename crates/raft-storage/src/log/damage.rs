@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::frame::{self, FrameHeader, Kind, Salt};
 use super::group_index::{GroupIndex, GroupState, Location};
 use super::log_error::OpenLogError;
-use super::recovery::{Replay, io_error};
+use super::recovery::{Replay, io_error, read_whole};
 use super::segment::{self, BadHeader};
 use crate::disk::{Disk, DiskFile};
 use crate::types::GroupId;
@@ -109,7 +109,7 @@ pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, 
         return Ok(Surviving::nothing());
     }
     let mut reader = Reader {
-        replay: Replay { salt: None, groups: BTreeMap::new() },
+        replay: Replay::new(disk, directory, &sequences)?,
         affected: BTreeSet::new(),
         files: BTreeMap::new(),
     };
@@ -120,7 +120,7 @@ pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, 
         }
     }
     let Reader { replay, mut affected, files } = reader;
-    let Replay { salt, mut groups } = replay;
+    let Replay { salt, mut groups, .. } = replay;
     affected.extend(groups.iter().filter(|(_, i)| i.first_missing().is_some()).map(|(group, _)| *group));
     groups.retain(|group, _| !affected.contains(group));
     let affected = Affected::Groups(affected);
@@ -143,10 +143,7 @@ impl Reader {
         is_last: bool,
     ) -> Result<bool, OpenLogError> {
         let path = segment::path(directory, sequence);
-        let file = disk.open(&path).map_err(io_error("open the segment", &path))?;
-        let length = file.length().map_err(io_error("measure the segment", &path))?;
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", &path))?;
+        let (file, bytes) = read_whole(disk, &path)?;
         self.files.insert(sequence, file);
         let salt = match segment::decode_header(&bytes) {
             Ok((stored, salt)) if stored == sequence => salt,
@@ -202,7 +199,8 @@ impl Reader {
                     let state = GroupState::decode(payload).ok()?;
                     named.insert(header.group);
                     if is_first {
-                        self.replay.groups.insert(header.group, state.into_index());
+                        let index = state.into_index(self.replay.frames_max).ok()?;
+                        self.replay.groups.insert(header.group, index);
                     } else if self.replay.groups.get(&header.group).map(GroupState::of) != Some(state) {
                         self.affected.insert(header.group);
                     }

@@ -116,14 +116,19 @@ impl FrameHeader {
         let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
         let kind = Kind::from_code(bytes[9]).filter(|_| flags & !KNOWN_FLAGS == 0)?;
         let fits = bytes[8] == MAGIC && read_u32(bytes, 4) as usize == payload_bytes;
-        fits.then(|| Self {
+        fits.then(|| Self::of(kind, flags, bytes))
+    }
+
+    /// `bytes` holds a whole header.
+    fn of(kind: Kind, flags: u16, bytes: &[u8]) -> Self {
+        Self {
             kind,
             flags,
             group: read_u32(bytes, 12),
             term: read_u64(bytes, 16),
             node: read_u64(bytes, 24),
             index: read_u64(bytes, 32),
-        })
+        }
     }
 }
 
@@ -175,15 +180,7 @@ pub fn decode(bytes: &[u8], salt: Salt) -> Result<(FrameHeader, &[u8]), BadFrame
     if stored != computed {
         return Err(BadFrame::Checksum { stored, computed });
     }
-    let header = FrameHeader {
-        kind,
-        flags,
-        group: read_u32(bytes, 12),
-        term: read_u64(bytes, 16),
-        node: read_u64(bytes, 24),
-        index: read_u64(bytes, 32),
-    };
-    Ok((header, &bytes[HEADER_BYTES..end]))
+    Ok((FrameHeader::of(kind, flags, bytes), &bytes[HEADER_BYTES..end]))
 }
 
 /// Offset of the first valid frame in `bytes` at or after `from`.

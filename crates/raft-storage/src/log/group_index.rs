@@ -54,6 +54,8 @@ pub enum Misfit {
     MovedUnknown(LogId),
     #[error("a checkpoint that contradicts the log before it")]
     Checkpoint,
+    #[error("an entry after which none can come")]
+    LastOfAll,
     #[error("a malformed checkpoint")]
     MalformedCheckpoint,
 }
@@ -195,6 +197,12 @@ const HAS_COMMITTED: u64 = 4;
 const HAS_PURGED: u64 = 8;
 const HAS_ENTRIES: u64 = 16;
 
+/// No entry has a larger index: after the last one another must be able to come.
+pub const INDEX_MAX: u64 = u64::MAX - 2;
+/// Entries that a checkpoint may announce beyond those that the log can hold: they were purged meanwhile, and the segments
+/// that held them are deleted.
+const PURGED_SINCE_MAX: u64 = 1 << 24;
+
 /// A group's state as a checkpoint carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupState {
@@ -250,7 +258,11 @@ impl GroupState {
             (flags & flag != 0).then(|| entry_codec::log_id(number(at), number(at + 1), number(at + 2)))
         };
         let range = (flags & HAS_ENTRIES != 0).then(|| (number(9), number(10)));
-        if range.is_some_and(|(first, last)| first > last || last == u64::MAX) {
+        if range.is_some_and(|(first, last)| first > last || last > INDEX_MAX) {
+            return Err(Misfit::MalformedCheckpoint);
+        }
+        let (committed, purged) = (log_id(HAS_COMMITTED, 3), log_id(HAS_PURGED, 6));
+        if [committed, purged].into_iter().flatten().any(|position| position.index > INDEX_MAX) {
             return Err(Misfit::MalformedCheckpoint);
         }
         Ok(Self {
@@ -258,14 +270,20 @@ impl GroupState {
                 leader_id: entry_codec::leader_id(number(1), number(2)),
                 committed: flags & VOTE_GRANTED != 0,
             }),
-            committed: log_id(HAS_COMMITTED, 3),
-            purged: log_id(HAS_PURGED, 6),
+            committed,
+            purged,
             range,
         })
     }
 
-    /// The index of a group known only from a checkpoint: its entries are yet to be delivered by moved frames.
-    pub fn into_index(self) -> GroupIndex {
+    /// The index of a group known only from a checkpoint: its entries are yet to be delivered by moved frames. Refuses to
+    /// announce more of them than the log can hold frames.
+    pub fn into_index(self, frames_max: u64) -> Result<GroupIndex, Misfit> {
+        if self.range.is_some_and(|(first, last)| last - first >= frames_max.saturating_add(PURGED_SINCE_MAX))
+        {
+            return Err(Misfit::MalformedCheckpoint);
+        }
+
         let missing = || Slot {
             leader: entry_codec::leader_id(0, 0),
             location: Location::MISSING,
@@ -277,7 +295,7 @@ impl GroupState {
             None => (0, VecDeque::new()),
         };
         let Self { vote, committed, purged, .. } = self;
-        GroupIndex { vote, committed, purged, first, slots, ..GroupIndex::default() }
+        Ok(GroupIndex { vote, committed, purged, first, slots, ..GroupIndex::default() })
     }
 }
 

@@ -16,7 +16,8 @@ pub enum OpenLogError {
     )]
     Corrupt { path: PathBuf, offset: u64, what: String },
     #[error(
-        "log segment {path} has format version {found}, this program reads up to {supported}; start a newer version",
+        "log segment {path} has format {found}, newer than {supported}, the newest that this version reads; run the version \
+         that wrote it or a later one",
         path = .path.display()
     )]
     NewerFormat { path: PathBuf, found: u32, supported: u32 },

@@ -26,7 +26,8 @@
 //! One committer takes everything queued, writes it with one call, syncs once and then completes every caller;
 //! meanwhile the next batch gathers. A segment's header and checkpoint are durable before its name is, and its name
 //! before its first frame. Votes, appends and truncations are reported when durable; purges and committed
-//! positions ride with the next batch. A failed write or sync ends the log: nothing is retried, everything fails.
+//! positions ride with the next batch. A batch that finds the disk full waits for room; any other failed write, and any
+//! failed sync, ends the log: nothing is retried, everything fails.
 //!
 //! # Recovery
 //!
@@ -47,6 +48,7 @@
 //! call, none per entry. Checksums are computed before the one lock is taken; under it an append takes a copy and
 //! about 100 ns per entry.
 
+pub(crate) mod bad_input;
 mod committer;
 mod damage;
 mod entry_cache;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::entry_codec::log_id;
 use super::frame::{self, FrameHeader, GRANTED, Kind, MOVED, NO_LOG_ID, Salt};
-use super::group_index::{GroupIndex, GroupState, Location, Misfit};
+use super::group_index::{GroupIndex, GroupState, INDEX_MAX, Location, Misfit};
 use super::log_error::OpenLogError;
 use super::segment::{self, BadHeader};
 use crate::disk::{Disk, DiskFile};
@@ -59,14 +59,14 @@ pub fn recover(disk: &dyn Disk, directory: &Path, fresh_salt: Salt) -> Result<Re
     }
     let Some(&last) = sequences.last() else { return create_first(disk, directory, fresh_salt) };
 
-    let mut replay = Replay { salt: None, groups: BTreeMap::new() };
+    let mut replay = Replay::new(disk, directory, &sequences)?;
     let mut segments = Vec::with_capacity(sequences.len());
     for sequence in sequences {
         segments.push(read_segment(disk, directory, sequence, sequence == last, &mut replay)?);
     }
     disk.sync_directory(directory).map_err(io_error("sync the directory", directory))?;
 
-    let Replay { salt, mut groups } = replay;
+    let Replay { salt, mut groups, .. } = replay;
     for (group, index) in &mut groups {
         if let Some(missing) = index.first_missing() {
             return Err(OpenLogError::MissingEntry {
@@ -100,6 +100,8 @@ pub(super) fn io_error<'a>(
 pub(super) struct Replay {
     pub salt: Option<Salt>,
     pub groups: BTreeMap<GroupId, GroupIndex>,
+    /// More frames than this do not fit into the log's files.
+    pub frames_max: u64,
 }
 
 /// A segment's bytes while they are read.
@@ -131,11 +133,7 @@ fn read_segment(
     replay: &mut Replay,
 ) -> Result<RecoveredSegment, OpenLogError> {
     let path = segment::path(directory, sequence);
-    let file = disk.open(&path).map_err(io_error("open the segment", &path))?;
-    let length = file.length().map_err(io_error("measure the segment", &path))?;
-    let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", &path))?;
-
+    let (file, bytes) = read_whole(disk, &path)?;
     let corrupt = |what: String| OpenLogError::Corrupt { path: path.clone(), offset: 0, what };
     let (stored_sequence, salt) = segment::decode_header(&bytes).map_err(|bad| match bad {
         BadHeader::Newer(found) => {
@@ -181,6 +179,15 @@ fn read_segment(
     Ok(RecoveredSegment { sequence, file, bytes: offset as u64, start_bytes })
 }
 
+/// A segment's file and all of its bytes.
+pub(super) fn read_whole(disk: &dyn Disk, path: &Path) -> Result<(Arc<dyn DiskFile>, Vec<u8>), OpenLogError> {
+    let file = disk.open(path).map_err(io_error("open the segment", path))?;
+    let length = file.length().map_err(io_error("measure the segment", path))?;
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", path))?;
+    Ok((file, bytes))
+}
+
 fn refuse_unless_torn(
     reading: &Reading<'_>,
     is_last: bool,
@@ -206,10 +213,13 @@ fn read_checkpoint(
         let (header, payload, location) = reading.peek().map_err(|bad| reading.corrupt(bad))?;
         let misfit = match header.kind {
             Kind::GroupState => match GroupState::decode(payload) {
-                Ok(state) if is_first => {
-                    replay.groups.insert(header.group, state.into_index());
-                    None
-                }
+                Ok(state) if is_first => match state.into_index(replay.frames_max) {
+                    Ok(index) => {
+                        replay.groups.insert(header.group, index);
+                        None
+                    }
+                    Err(misfit) => Some(misfit),
+                },
                 Ok(state) => {
                     let known = replay.groups.get(&header.group).map(GroupState::of);
                     (known != Some(state)).then_some(Misfit::Checkpoint)
@@ -231,8 +241,22 @@ fn read_checkpoint(
 }
 
 impl Replay {
+    /// Nothing read yet of a log that consists of these segments.
+    pub(super) fn new(disk: &dyn Disk, directory: &Path, sequences: &[u64]) -> Result<Self, OpenLogError> {
+        let mut bytes: u64 = 0;
+        for sequence in sequences {
+            let path = segment::path(directory, *sequence);
+            let length = disk.open(&path).and_then(|file| file.length());
+            bytes = bytes.saturating_add(length.map_err(io_error("measure the segment", &path))?);
+        }
+        Ok(Self { salt: None, groups: BTreeMap::new(), frames_max: bytes / frame::HEADER_BYTES as u64 })
+    }
+
     /// Takes one frame in.
     pub(super) fn apply(&mut self, header: &FrameHeader, location: Location) -> Result<(), Misfit> {
+        if header.index > INDEX_MAX {
+            return Err(Misfit::LastOfAll);
+        }
         let group = self.groups.entry(header.group).or_default();
         let position = log_id(header.term, header.node, header.index);
         let named = (header.flags & NO_LOG_ID == 0).then_some(position);

@@ -94,11 +94,30 @@ pub fn create(
     sequence: u64,
     start: &[u8],
 ) -> io::Result<Arc<dyn DiskFile>> {
-    let unfinished = directory.join(format!("{sequence:020}{UNFINISHED_SUFFIX}"));
-    let file = disk.create(&unfinished)?;
+    let file = prepare(disk, directory, sequence, start)?;
+    publish(disk, directory, sequence)?;
+    Ok(file)
+}
+
+/// Writes a segment's start durably, under another name. When that fails nothing relies on the file: it may be tried again.
+pub fn prepare(
+    disk: &dyn Disk,
+    directory: &Path,
+    sequence: u64,
+    start: &[u8],
+) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.create(&unfinished(directory, sequence))?;
     file.write_all_at(start, 0)?;
     file.sync()?;
-    disk.rename(&unfinished, &path(directory, sequence))?;
-    disk.sync_directory(directory)?;
     Ok(file)
+}
+
+/// Gives a prepared segment its name, durably.
+pub fn publish(disk: &dyn Disk, directory: &Path, sequence: u64) -> io::Result<()> {
+    disk.rename(&unfinished(directory, sequence), &path(directory, sequence))?;
+    disk.sync_directory(directory)
+}
+
+fn unfinished(directory: &Path, sequence: u64) -> PathBuf {
+    directory.join(format!("{sequence:020}{UNFINISHED_SUFFIX}"))
 }

@@ -87,6 +87,8 @@ pub(super) struct LogShared {
     pub room: Notify,
     failure: watch::Sender<Option<Arc<LogFailure>>>,
     pub stopped: watch::Sender<bool>,
+    /// Whether a batch waits for room on the disk.
+    pub full: watch::Sender<bool>,
 }
 
 impl LogShared {
@@ -123,11 +125,12 @@ impl LogShared {
             let failure = core.failure.get_or_insert_with(|| Arc::new(failure)).clone();
             (failure, core.take_waiters())
         };
+        // First, so that nobody sees a replica stop without the reason.
+        self.failure.send_if_modified(|known| known.is_none() && known.replace(failure.clone()).is_none());
         for waiter in waiters {
             waiter.complete(&Err(failure.clone()));
         }
         self.room.notify_waiters();
-        self.failure.send_if_modified(|known| known.is_none() && known.replace(failure.clone()).is_none());
         failure
     }
 
@@ -201,6 +204,7 @@ impl SharedLog {
             room: Notify::new(),
             failure: watch::Sender::new(None),
             stopped: watch::Sender::new(false),
+            full: watch::Sender::new(false),
         });
         let driven = Committer(log.clone());
         match log.options.driver {
@@ -245,6 +249,11 @@ impl SharedLog {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Whether a batch waits for room on the disk: nothing is lost, and nothing is acknowledged meanwhile.
+    pub fn full(&self) -> watch::Receiver<bool> {
+        self.handle.log.full.subscribe()
     }
 
     /// Makes everything queued durable, committed positions included, and stops the committer. Later calls on any

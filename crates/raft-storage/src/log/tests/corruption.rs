@@ -139,7 +139,7 @@ async fn a_newer_format_is_refused_with_both_versions() {
     edit(&disk, &segments(&disk)[0], |bytes| bytes[8] = 2);
     let refused = reopen(&disk).err().unwrap();
     assert!(matches!(refused, OpenLogError::NewerFormat { found: 2, supported: 1, .. }));
-    assert!(refused.to_string().contains("format version 2"), "{refused}");
+    assert!(refused.to_string().contains("format 2, newer than 1"), "{refused}");
 }
 
 #[tokio::test]

@@ -37,28 +37,71 @@ async fn a_failed_sync_stops_everything_and_is_not_retried() {
 }
 
 #[tokio::test]
-async fn a_full_disk_stops_the_log_and_loses_nothing_acknowledged() {
+async fn on_a_full_disk_what_is_queued_waits_and_nothing_of_it_is_left_until_there_is_room() {
     let disk = FaultyDisk::new();
     let log = open(&disk, options());
     append(&mut log.group(0), entries(1, 0..10, b"kept")).await;
     let before = views(&log).await;
     let used: usize = segments(&disk).iter().map(|path| disk.content(path).unwrap().len()).sum();
+    let mut full = log.full();
     disk.limit_bytes(Some(used as u64 + 100));
     let flushed = start_append(&mut log.group(0), entries(1, 10..20, b"does not fit any more")).await;
-    assert!(flushed.await.unwrap().is_err());
-    let failure = tokio::time::timeout(HANG, log.failure()).await.unwrap();
-    assert_eq!(failure.action, "write");
+    tokio::time::timeout(HANG, full.wait_for(|full| *full)).await.unwrap().unwrap();
+    let next = start_append(&mut log.group(1), entries(1, 0..1, b"waits behind it")).await;
+    // What a crash leaves now is what was acknowledged, or more of what was queued.
+    disk.crash(crate::faulty_disk::Crash::LosesUnsynced);
+    assert!(flushed.await.unwrap().is_err() && next.await.unwrap().is_err());
     drop(log);
-
-    disk.crash(crate::faulty_disk::Crash::ProcessOnly);
     let log = open(&disk, options());
-    let after = view(&log, 0).await;
-    // One more frame had fit; unacknowledged, it may appear, but only as a whole.
-    assert_eq!(after.entries[..10], before[0].1.entries);
-    assert!(after.entries[10..].iter().all(|entry| entry.log_id.index < 20));
+    assert_eq!(views(&log).await, before);
+
+    let mut full = log.full();
+    let flushed = start_append(&mut log.group(0), entries(1, 10..20, b"does not fit any more")).await;
+    tokio::time::timeout(HANG, full.wait_for(|full| *full)).await.unwrap().unwrap();
     disk.limit_bytes(None);
-    let next = after.last.unwrap().index + 1;
-    append(&mut log.group(0), entries(1, next..next + 1, b"room again")).await;
+    tokio::time::timeout(HANG, flushed).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(HANG, full.wait_for(|full| !*full)).await.unwrap().unwrap();
+    let after = views(&log).await;
+    log.close().await.unwrap();
+    assert_eq!(views(&open(&disk, options())).await, after);
+}
+
+#[tokio::test]
+async fn a_segment_that_finds_no_room_is_begun_when_there_is() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, small_segments(1 << 10));
+    let used = |disk: &FaultyDisk| -> usize {
+        segments(disk).iter().map(|path| disk.content(path).unwrap().len()).sum()
+    };
+    let mut full = log.full();
+    let value = vec![b'x'; 1100];
+    // The entry fits, the next segment's start does not.
+    disk.limit_bytes(Some((used(&disk) + value.len() + frame_bytes()) as u64));
+    append(&mut log.group(0), vec![entry(1, 0, value)]).await;
+    tokio::time::timeout(HANG, full.wait_for(|full| *full)).await.unwrap().unwrap();
+    let waits = start_append(&mut log.group(0), entries(1, 1..2, b"in the next segment")).await;
+    disk.limit_bytes(None);
+    tokio::time::timeout(HANG, waits).await.unwrap().unwrap().unwrap();
+    let before = views(&log).await;
+    log.close().await.unwrap();
+    assert_eq!(segments(&disk).len(), 2);
+    assert_eq!(views(&open(&disk, small_segments(1 << 10))).await, before);
+}
+
+fn frame_bytes() -> usize {
+    super::super::frame::HEADER_BYTES
+}
+
+#[tokio::test]
+async fn a_full_log_can_be_closed_and_says_that_it_lost_what_waited() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, options());
+    let mut full = log.full();
+    disk.limit_bytes(Some(0));
+    let flushed = start_append(&mut log.group(0), entries(1, 0..1, b"x")).await;
+    tokio::time::timeout(HANG, full.wait_for(|full| *full)).await.unwrap().unwrap();
+    assert!(tokio::time::timeout(HANG, log.close()).await.unwrap().is_err());
+    assert!(flushed.await.unwrap().is_err());
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+mod bad_bytes;
 mod behaviour;
 mod corruption;
 mod crash;
