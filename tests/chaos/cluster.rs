@@ -316,6 +316,8 @@ fn broker_config(network: &Network, broker: usize, disk: &Path) -> toml::Table {
     set(&mut config, "cluster.partitions", i64::from(PARTITIONS));
     set(&mut config, "cluster.replication_factor", i64::try_from(BROKERS).unwrap());
     set(&mut config, "network.host", network.address(End::Host(broker_host(broker))).to_string());
+    // The network is the test's own.
+    set(&mut config, "network.insecure", true);
     set(&mut config, "network.port", i64::from(BROKER_PORT));
     set(&mut config, "network.monitoring_port", i64::from(MONITORING_PORT));
     set(&mut config, "data.directory", disk.join("data").display().to_string());
@@ -329,6 +331,8 @@ fn gateway_config(network: &Network, gateway: usize) -> toml::Table {
     let mut config = toml::Table::new();
     set(&mut config, "cluster.brokers", contact_points(network));
     set(&mut config, "network.host", network.address(End::Host(gateway_host(gateway))).to_string());
+    // The network is the test's own.
+    set(&mut config, "network.insecure", true);
     set(&mut config, "network.port", i64::from(GATEWAY_PORT));
     set(&mut config, "network.api_port", i64::from(API_PORT));
     set(&mut config, "network.monitoring_port", i64::from(MONITORING_PORT));

@@ -7,7 +7,8 @@ use evenkeel_protocol::v1::Consistency;
 use toml::{Table, Value};
 
 use crate::harness::{
-    Cluster, ClusterPorts, PATIENT_STAGGER, Spec, evenkeel, fixed_partitions, reserve_ports, set, wait_until,
+    Cluster, ClusterPorts, PATIENT_STAGGER, Secured, Spec, evenkeel, fixed_partitions, reserve_ports, set,
+    wait_until,
 };
 
 /// A node's configuration that works.
@@ -126,6 +127,46 @@ async fn a_gateway_refuses_settings_that_cannot_work_and_names_key_value_and_rem
         assert_tells(&line, &[key]);
         assert_tells(&line, expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_others_reach_is_refused_unless_it_is_secured_or_that_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured::new().await;
+    for (command, mut config) in [("broker", broker_config(folder.path())), ("gateway", gateway_config())] {
+        set(&mut config, "network.host", "0.0.0.0");
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(
+            &line,
+            &["network.host", "0.0.0.0", "without TLS", "tls.certificate_file", "network.insecure = true"],
+        );
+        let (certificate, key) = (secured.path(&format!("{command}-0.crt")), format!("{command}-0.key"));
+        set(&mut config, "tls.certificate_file", certificate.clone());
+        set(&mut config, "tls.key_file", secured.path(&key));
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &["tls.ca_file", "is missing", "set all three"]);
+        set(&mut config, "tls.ca_file", secured.path("ca.crt"));
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &["network.host", "0.0.0.0", "without authentication", "auth.tokens_file"]);
+        set(&mut config, "auth.tokens_file", secured.path("nowhere"));
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &["auth.tokens_file", "nowhere", "No such file", "evenkeel token"]);
+        set(&mut config, "auth.tokens_file", secured.path("tokens"));
+        set(&mut config, "tls.certificate_file", secured.path("operator.crt"));
+        set(&mut config, "tls.key_file", secured.path("operator.key"));
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &["tls.certificate_file", "operator.crt", "tls issue --role", command]);
+        set(&mut config, "tls.key_file", certificate);
+        let line = refusal(command, &config, &[]).await;
+        assert_tells(&line, &["tls.key_file", "everybody can read it", "chmod 600"]);
+    }
+    assert!(!folder.path().join("data").exists(), "nothing was begun");
+    let open = Spec::new(1, 1)
+        .broker("network.host", "0.0.0.0")
+        .broker("network.insecure", true)
+        .gateway("network.host", "0.0.0.0")
+        .gateway("network.insecure", true);
+    Cluster::start(open).await.client().put("k", "v", None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,5 +35,6 @@ mod recovery;
 mod run_outcomes;
 mod run_takeover;
 mod runs;
+mod security;
 mod upgrading;
 mod watching;

@@ -11,7 +11,7 @@ use crate::dashboard::{COUNTER_FUNCTIONS, queries};
 use crate::harness::{Cluster, Load, Scrape, Spec, http, reserve_ports, wait_until};
 use crate::prometheus::{Prometheus, installed, promtool};
 use crate::promql::selectors;
-use crate::rules::NOT_EXPORTED_YET;
+use crate::rules::EXPORTED_WITH_TLS;
 
 /// What Grafana would put in for its variables.
 const VARIABLES: [(&str, &str); 7] = [
@@ -136,7 +136,7 @@ async fn everything_asked(prometheus: &Prometheus) -> Vec<(String, String)> {
         // An alert's query answers only when something is wrong; what it looks at must be there at all times.
         let watched = selectors(&query);
         assert!(!watched.is_empty(), "{name}: {query}");
-        let exported = watched.iter().filter(|s| !NOT_EXPORTED_YET.contains(&s.metric.as_str()));
+        let exported = watched.iter().filter(|s| !EXPORTED_WITH_TLS.contains(&s.metric.as_str()));
         asked.extend(exported.map(|selector| (name.clone(), selector.query())));
     }
     asked

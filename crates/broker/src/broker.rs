@@ -19,6 +19,7 @@ use evenkeel_raft_storage::{
     StoreOptions,
 };
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
+use evenkeel_security::{ClusterRole, GrpcGuard, Guard, Need, Security};
 use futures::{Stream, StreamExt};
 use metrics_exporter_prometheus::PrometheusHandle;
 use openraft::entry::RaftEntry;
@@ -168,6 +169,8 @@ struct MonitoringPort {
 /// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), BrokerError> {
     let validated = options.validate()?;
+    let security =
+        Security::load(validated.security.clone(), ClusterRole::Broker).map_err(OptionsError::from)?;
     let prometheus = metric_definitions::install()?;
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
     let listener =
@@ -181,11 +184,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     // Before anything is opened: what does not fit stays as it is.
     ConfiguredLayout::new(&options, &validated).check(&data)?;
     let (log, store) = open_storage(&options, &validated, &data).await?;
-    let incoming = Connections::new(grpc, CONNECTIONS_MAX).http2();
-    let (offload, dialer) = (Offload::Threads, Dialer::network());
+    let incoming = Connections::new(grpc, CONNECTIONS_MAX).http2(security.peers());
+    let secured = security.dialer();
+    let (offload, dialer) = (Offload::Threads, Dialer::new(move |endpoint| secured.channel(&endpoint)));
     let surroundings = Surroundings { log, store, data, offload, dialer, incoming };
     let monitoring = MonitoringPort { listener, prometheus };
-    serve(options, surroundings, Some(monitoring), |_| {}, shutdown).await
+    serve(options, surroundings, Some(monitoring), security, |_| {}, shutdown).await
 }
 
 /// Runs a broker without monitoring port on what it is given, and tells `started` how to look inside.
@@ -200,13 +204,14 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    serve(options, surroundings, None, started, shutdown).await
+    serve(options, surroundings, None, Security::off(), started, shutdown).await
 }
 
 async fn serve<I, C, E>(
     options: Options,
     surroundings: Surroundings<I>,
     monitoring: Option<MonitoringPort>,
+    security: Security,
     started: impl FnOnce(Observer),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BrokerError>
@@ -264,6 +269,7 @@ where
     if let Some(monitoring) = &monitoring {
         background.spawn(monitoring::keep_up(monitoring.prometheus.clone(), stop.clone()));
     }
+    background.spawn(security.clone().keep_fresh());
     let (stopped, mut first_stopped) = mpsc::channel(1);
     for replica in replicas.iter().cloned() {
         if replica.rebuilding.is_under_way() {
@@ -303,8 +309,9 @@ where
         disk_room: disk_room.clone(),
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone(), disk_room };
-    let mut grpc_server = tokio::spawn(serve_grpc(incoming, raft_service, broker_service, stop.clone()));
-    let mut http_server = tokio::spawn(serve_monitoring(monitoring, status.clone(), data, stop));
+    let mut grpc_server =
+        tokio::spawn(serve_grpc(incoming, security.peer_guard(), raft_service, broker_service, stop.clone()));
+    let mut http_server = tokio::spawn(serve_monitoring(monitoring, security, status.clone(), data, stop));
     tracing::info!(
         node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
         data = %options.data.directory, "broker started"
@@ -609,16 +616,22 @@ async fn revive_replication(peer: Arc<Peer>, replicas: Replicas, mut stop: Stop)
     }
 }
 
+/// Replication is for brokers only, the rest of this port for gateways too.
+fn need(path: &str) -> Need {
+    if path.starts_with("/evenkeel.internal.v1.Raft/") { Need::Broker } else { Need::Nothing }
+}
+
 /// Without a port there is nothing to serve until `stop`.
 async fn serve_monitoring(
     port: Option<MonitoringPort>,
+    security: Security,
     status: StatusHub,
     data: Arc<DataDirectory>,
     mut stop: Stop,
 ) {
     match port {
         Some(MonitoringPort { listener, prometheus }) => {
-            monitoring::serve(listener, status, data, prometheus, stop).await;
+            monitoring::serve(listener, security, status, data, prometheus, stop).await;
         }
         None => stop.requested().await,
     }
@@ -626,6 +639,7 @@ async fn serve_monitoring(
 
 async fn serve_grpc<I, C, E>(
     incoming: I,
+    guard: Option<Arc<Guard>>,
     raft: RaftService,
     broker: BrokerService,
     mut stop: Stop,
@@ -652,6 +666,7 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .layer(GrpcGuard::new(guard, need))
         .add_service(InterceptedService::new(raft, wire_version::check))
         .add_service(InterceptedService::new(broker, wire_version::check))
         .serve_with_incoming(incoming);

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use evenkeel_http_server::{problem, with_errors};
 use evenkeel_raft_storage::DataDirectory;
+use evenkeel_security::{Need, Role, Security};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ struct Monitoring {
 /// Serves until `stop`.
 pub async fn serve(
     listener: TcpListener,
+    security: Security,
     status: StatusHub,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
@@ -44,7 +46,17 @@ pub async fn serve(
         .route("/actuator/health/readiness", get(readiness))
         .route("/actuator/health/startup", get(up));
     let routes = with_errors(routes, error).with_state(state);
-    evenkeel_http_server::serve(listener, routes, stop.requested()).await;
+    let routes = evenkeel_http_server::guarded(routes, security.guard(), need);
+    evenkeel_http_server::serve(listener, security.http(), routes, stop.requested()).await;
+}
+
+/// Probes have no credentials, and health tells nothing that is worth hiding.
+fn need(method: &Method, path: &str) -> Need {
+    match *method {
+        Method::GET | Method::HEAD if path.starts_with("/actuator/health") => Need::Nothing,
+        Method::GET | Method::HEAD => Need::Role(Role::Read),
+        _ => Need::Role(Role::Operate),
+    }
 }
 
 /// Takes samples out of the histograms' queues, which grow for as long as nobody scrapes.

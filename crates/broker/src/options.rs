@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_protocol::{NodeId, PartitionId, Priority};
+use evenkeel_security::{AuthOptions, Checked, TlsOptions};
 use evenkeel_settings::Settings;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,10 @@ pub struct Options {
     pub cluster: ClusterOptions,
     /// Where the broker listens.
     pub network: NetworkOptions,
+    /// Certificates of this broker and of those that it trusts.
+    pub tls: TlsOptions,
+    /// Who may ask at the monitoring port.
+    pub auth: AuthOptions,
     /// Where and how it stores.
     pub data: DataOptions,
     /// Elections and the log.
@@ -79,11 +84,13 @@ pub struct NetworkOptions {
     pub port: u16,
     /// Metrics and health.
     pub monitoring_port: u16,
+    /// Whether others may reach it without TLS or authentication.
+    pub insecure: bool,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 26501, monitoring_port: 9600 }
+        Self { host: "127.0.0.1".into(), port: 26501, monitoring_port: 9600, insecure: false }
     }
 }
 
@@ -233,6 +240,28 @@ impl Settings for Options {
         ("network.host", "Address that this broker listens on"),
         ("network.port", "Port for gRPC"),
         ("network.monitoring_port", "Port for metrics and health over HTTP"),
+        (
+            "network.insecure",
+            "Let other machines in without TLS or authentication; only in a network where everybody is trusted",
+        ),
+        (
+            "tls.certificate_file",
+            "PEM file with this process's certificate; with it and the next two, all ports use TLS",
+        ),
+        ("tls.key_file", "PEM file with its private key; not readable by everybody"),
+        (
+            "tls.ca_file",
+            "PEM file with the cluster's authority: peers and callers must have certificates of it",
+        ),
+        (
+            "auth.tokens_file",
+            "File with a line NAME ROLES sha256:HASH per bearer token, as evenkeel token makes them",
+        ),
+        ("auth.client_certificates", "Let certificates of tls.ca_file tell who calls"),
+        (
+            "auth.certificate_roles",
+            "NAME=ROLES for certificates that name no role: read, write, operate, several with commas",
+        ),
         ("data.directory", "Folder for log and records; one per broker"),
         ("data.segment_bytes_max", "Size at which a log segment is closed and the next one begun, in bytes"),
         ("data.log_cache_bytes_max", "Memory for recent log entries of all partitions, in bytes"),
@@ -290,6 +319,9 @@ pub enum OptionsError {
     /// The replicas as a whole.
     #[error(transparent)]
     Distribution(#[from] DistributionError),
+    /// Certificates, keys and tokens.
+    #[error(transparent)]
+    Security(#[from] evenkeel_security::OptionsError),
 }
 
 /// Where a broker is reached.
@@ -316,6 +348,8 @@ pub struct Validated {
     pub brokers: BTreeMap<NodeId, BrokerAddress>,
     /// Who holds which replica.
     pub distribution: Distribution,
+    /// TLS and authentication.
+    pub security: Checked,
 }
 
 impl Validated {
@@ -340,13 +374,15 @@ impl Options {
             return Err(refuse("cluster.node_id", node, problem, remedy));
         }
         self.check_network()?;
+        let security = evenkeel_security::check(&self.tls, &self.auth)?;
+        security.check_exposure(&self.network.host, self.network.insecure)?;
         if self.data.directory.is_empty() {
             return Err(refuse("data.directory", "\"\"", "is empty", "name the folder to store in"));
         }
         self.check_numbers()?;
         self.check_durations()?;
         let distribution = self.distribution(&brokers)?;
-        Ok(Validated { node, brokers, distribution })
+        Ok(Validated { node, brokers, distribution, security })
     }
 
     fn check_cluster_id(&self) -> Result<(), OptionsError> {
@@ -389,7 +425,7 @@ impl Options {
     }
 
     fn check_network(&self) -> Result<(), OptionsError> {
-        let NetworkOptions { host, port, monitoring_port } = &self.network;
+        let NetworkOptions { host, port, monitoring_port, .. } = &self.network;
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(refuse(
                 "network.host",

@@ -3,7 +3,7 @@
 
 use crate::cluster_api::run_id;
 use crate::http::{Answer, Http, join};
-use crate::outcome::Failure;
+use crate::outcome::{EXIT_AUTH, Failure};
 
 pub const REBALANCE_PATH: &str = "/actuator/rebalance";
 
@@ -19,6 +19,12 @@ pub enum Accepted {
 /// Asks for a rebalance.
 pub async fn rebalance(http: &Http, monitoring: &str) -> Result<Accepted, Failure> {
     let answer = http.post(&join(monitoring, REBALANCE_PATH), None).await?;
+    if matches!(answer.status.as_u16(), 401 | 403) {
+        return Err(Failure::new(
+            EXIT_AUTH,
+            format!("{monitoring} answers {}; give a token with --token-file", answer.status),
+        ));
+    }
     if !answer.status.is_success() {
         let message = format!("{monitoring} answers {}; is that a gateway's monitoring port?", answer.status);
         return Err(Failure::unreachable(message));

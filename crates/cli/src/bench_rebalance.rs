@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use crate::bench_rebalance_report::{Report, Round, in_json, in_words};
 use crate::cluster_api::{ClusterApi, RebalanceBody, Run};
 use crate::connection::Connection;
-use crate::http::Http;
 use crate::load::{Load, LoadPlan, LoadReport, Phase};
 use crate::local_cluster::all_led;
 use crate::outcome::{EXIT_ALREADY_ACTIVE, Failure, note, print};
@@ -67,7 +66,7 @@ pub struct RebalanceBenchArgs {
 
 pub async fn run(args: RebalanceBenchArgs, connection: &Connection) -> Result<(), Failure> {
     let client = connection.client_for(args.clients as usize).await?;
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     let output = args.output;
     let bench = Bench { args, client, api, drained: Mutex::default() };
     let stop = stop_requested()?;

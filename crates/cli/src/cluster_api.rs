@@ -9,11 +9,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::AuditEntry;
 use crate::http::{Answer, Http, OpenAnswer, join};
-use crate::outcome::{EXIT_ALREADY_ACTIVE, Failure};
+use crate::outcome::{EXIT_ALREADY_ACTIVE, EXIT_AUTH, Failure};
 
 const REBALANCE_PATH: &str = "/cluster/v2/rebalance";
 const BROKERS_PATH: &str = "/cluster/v2/brokers";
+const AUDIT_PATH: &str = "/cluster/v2/audit";
 const OWNERSHIP_PATH: &str = "/ESCManager/internal/ownership";
 /// Every one of these means that the partition is led as wanted.
 const GOOD_RESULTS: [&str; 2] = ["TRANSFERRED", "ALREADY_LEADER"];
@@ -196,6 +198,14 @@ impl ClusterApi {
         Ok((from_value(&url, raw.clone())?, raw))
     }
 
+    /// What operators did, the newest first, and its JSON as it came.
+    pub async fn audit(&self, limit: u32) -> Result<(Vec<AuditEntry>, Value), Failure> {
+        let url = format!("{}?limit={limit}", self.url(AUDIT_PATH));
+        let answer = accepted(&url, self.http.get(&url).await?)?;
+        let raw = field(&url, &answer, "entries")?.ok_or_else(|| strange(&url, "it has no entries"))?;
+        Ok((from_value(&url, raw.clone())?, raw))
+    }
+
     /// Asks the run under way to stop; whether there is one.
     pub async fn cancel(&self) -> Result<bool, Failure> {
         #[derive(Deserialize)]
@@ -304,6 +314,7 @@ fn accepted(url: &str, answer: Answer) -> Result<Answer, Failure> {
     };
     Err(match answer.status.as_u16() {
         400 => Failure::usage(message),
+        401 | 403 => Failure::new(EXIT_AUTH, message),
         404 => Failure::not_found(message),
         _ => Failure::unreachable(format!("refused: {message}")),
     })
@@ -362,6 +373,13 @@ mod tests {
             (409, r#"{"detail":"the plan is b now","reason":"PLAN_CHANGED"}"#, 3, "the plan is b now"),
             (503, r#"{"detail":"no broker can be reached"}"#, 3, "no broker"),
             (400, r#"{"detail":"partition 99 does not exist"}"#, 2, "partition 99"),
+            (
+                401,
+                r#"{"detail":"no credentials; send a token","reason":"NO_CREDENTIALS"}"#,
+                4,
+                "no credentials",
+            ),
+            (403, r#"{"detail":"app has the role read and this needs operate"}"#, 4, "needs operate"),
             (404, r#"{"detail":"run 4 is not known"}"#, 1, "run 4"),
             (501, r#"{"error":{"error_code":501,"error_message":"one broker"}}"#, 3, "one broker"),
             (502, "<html>", 3, "http://a:1 answers 502"),

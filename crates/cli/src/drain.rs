@@ -9,7 +9,6 @@ use clap::Args;
 
 use crate::cluster_api::{BrokerState, ClusterApi, Run};
 use crate::connection::Connection;
-use crate::http::Http;
 use crate::outcome::{
     EXIT_ALREADY_ACTIVE, EXIT_NOT_FOUND, EXIT_TRANSFERS_FAILED, EXIT_USAGE, Failure, note, print,
 };
@@ -43,7 +42,7 @@ pub struct UndrainArgs {
 }
 
 pub async fn drain(args: DrainArgs, connection: &Connection) -> Result<(), Failure> {
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     let broker = args.broker;
     let stop = stop_requested()?;
     tokio::select! {
@@ -148,7 +147,7 @@ async fn leaders_left(api: &ClusterApi, broker: u64, run: &Run) -> Result<u64, F
 }
 
 pub async fn undrain(args: UndrainArgs, connection: &Connection) -> Result<(), Failure> {
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     let broker = args.broker;
     api.undrain(broker).await.map_err(unknown_broker)?;
     print(format_args!("broker {broker} may lead again; its leaderships come back with `evenkeel rebalance`"))

@@ -45,7 +45,7 @@ fn finished(left: u64) -> Value {
 }
 
 async fn connection(routes: Router) -> Connection {
-    Connection { gateway: Vec::new(), api: serve_http(routes).await, monitoring: String::new() }
+    Connection::to_api(serve_http(routes).await)
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! `evenkeel`, the one binary: brokers and gateways, a development cluster, and the operator's commands.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
-//! configuration, 3 the cluster cannot be reached or refused; `rebalance` and `drain` add 6, some partitions are not
-//! led as wanted afterwards, and 7, a run was under way already.
+//! configuration, 3 the cluster cannot be reached or refused, 4 credentials or certificates are not accepted; `rebalance`
+//! and `drain` add 6, some partitions are not led as wanted afterwards, and 7, a run was under way already; `tls inspect`
+//! adds 10, the certificate is not valid.
 
 mod ack_gap;
 mod actuator;
+mod audit;
+mod authority;
 mod bench;
 mod bench_failover;
 mod bench_overload;
@@ -47,6 +50,8 @@ mod signals;
 mod spread;
 mod status;
 mod tables;
+mod tls;
+mod token;
 mod verdict;
 mod watch;
 
@@ -95,6 +100,12 @@ enum Command {
     Pause,
     /// Allow rebalances again
     Resume,
+    /// Show what operators did: who, what, when, from where, and what came of it
+    Audit(audit::AuditArgs),
+    /// Make and look at certificates
+    Tls(tls::TlsArgs),
+    /// Make a bearer token
+    Token(token::TokenArgs),
     /// Write a record
     Put(put::PutArgs),
     /// Read a record
@@ -149,6 +160,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Undrain(args) => drain::undrain(args, connection).await,
         Command::Pause => ownership::pause(connection).await,
         Command::Resume => ownership::resume(connection).await,
+        Command::Audit(args) => audit::run(args, connection).await,
+        Command::Tls(args) => tls::run(args, connection).await,
+        Command::Token(args) => token::run(&args),
         Command::Import(args) => import::run(args, connection).await,
         Command::Bench(args) => bench::run(args, connection).await,
     }

@@ -11,10 +11,14 @@ pub const EXIT_NOT_FOUND: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// The cluster, or the way to it, is down, or it refused.
 pub const EXIT_UNREACHABLE: u8 = 3;
+/// The credentials are not known or not sufficient, or a certificate is not accepted.
+pub const EXIT_AUTH: u8 = 4;
 /// A rebalance ran, and some transfers failed.
 pub const EXIT_TRANSFERS_FAILED: u8 = 6;
 /// A rebalance is already under way.
 pub const EXIT_ALREADY_ACTIVE: u8 = 7;
+/// What was looked at is not well.
+pub const EXIT_UNHEALTHY: u8 = 10;
 
 /// A command's failure: its exit code and what to tell the person.
 #[derive(Debug)]
@@ -59,9 +63,13 @@ impl From<ClientError> for Failure {
         let code = match &error {
             ClientError::BadAddress { .. } => EXIT_USAGE,
             error if error.is_unreachable() => EXIT_UNREACHABLE,
+            error if error.is_about_credentials() => EXIT_AUTH,
             _ => 1,
         };
         let mut message = error.to_string();
+        if error.is_about_credentials() {
+            message.push_str("; see `evenkeel help` for --token-file, --ca, --cert and --cert-key");
+        }
         if error.is_precondition_failed() {
             message.push_str("; see the record with `evenkeel get KEY --output json`");
         }

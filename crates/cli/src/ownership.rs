@@ -1,8 +1,6 @@
 //! `evenkeel pause` and `evenkeel resume`: whether leaderships may be moved at all.
 
-use crate::cluster_api::ClusterApi;
 use crate::connection::Connection;
-use crate::http::Http;
 use crate::outcome::{Failure, print};
 
 pub async fn pause(connection: &Connection) -> Result<(), Failure> {
@@ -14,7 +12,7 @@ pub async fn resume(connection: &Connection) -> Result<(), Failure> {
 }
 
 async fn set(connection: &Connection, paused: bool) -> Result<(), Failure> {
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     print(sentence(api.set_paused(paused).await?))
 }
 

@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use crate::cluster_api::{ClusterApi, RebalanceBody, Run, RunPartition};
 use crate::connection::Connection;
-use crate::http::Http;
 use crate::outcome::{EXIT_TRANSFERS_FAILED, Failure, note, print};
 use crate::rebalance_follow::{Watcher, follow};
 use crate::rebalance_report::{
@@ -157,7 +156,7 @@ impl Asked {
 }
 
 pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Failure> {
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     if args.cancel {
         return cancel(&api).await;
     }

@@ -27,7 +27,7 @@ fn parsed(words: &[&str]) -> Result<RebalanceArgs, clap::Error> {
 
 /// The exit code of the command with these words.
 async fn exit_code(url: &str, words: &[&str]) -> (u8, String) {
-    let connection = Connection { gateway: Vec::new(), api: url.to_owned(), monitoring: String::new() };
+    let connection = Connection::to_api(url);
     match run(parsed(words).unwrap(), &connection).await {
         Ok(()) => (0, String::new()),
         Err(failure) => (failure.code, failure.message),
@@ -68,7 +68,7 @@ impl Watcher for Told {
 }
 
 async fn followed(routes: Router) -> (Run, Vec<(u32, usize, usize)>) {
-    let api = ClusterApi::new(Http::new(), &serve_http(routes).await);
+    let api = ClusterApi::new(crate::http::Http::new(), &serve_http(routes).await);
     let mut told = Told::default();
     let (run, _) = follow(&api, 17, &mut told).await.unwrap();
     (run, told.0)

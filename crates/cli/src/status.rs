@@ -7,9 +7,8 @@ use comfy_table::{Cell, CellAlignment, Table};
 use evenkeel_protocol::v1::{Broker, Health, Partition, Replica, Role, TopologyResponse};
 use serde_json::{Value, json};
 
-use crate::cluster_api::{BrokerState, ClusterApi};
+use crate::cluster_api::BrokerState;
 use crate::connection::Connection;
-use crate::http::Http;
 use crate::outcome::{Failure, print};
 use crate::record_output::Output;
 use crate::tables::table;
@@ -25,7 +24,7 @@ pub struct StatusArgs {
 pub async fn run(args: StatusArgs, connection: &Connection) -> Result<(), Failure> {
     let topology = connection.client().await?.topology().await?;
     // Wishes are told by the API port; a gateway that does not tell them is no reason to show nothing.
-    let api = ClusterApi::new(Http::new(), &connection.api);
+    let api = connection.cluster_api()?;
     let (brokers, paused) = tokio::join!(api.brokers(), api.is_paused());
     let drained = brokers.ok().as_deref().map(drained_nodes);
     let wishes =

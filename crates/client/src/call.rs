@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use evenkeel_security::tls_problem;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -38,6 +39,9 @@ impl Inner {
             let patience = remaining.min(self.options.attempt_timeout).max(ATTEMPT_MIN);
             let mut request = Request::new(message.clone());
             request.set_timeout(patience);
+            if let Some(token) = &self.options.token {
+                request.metadata_mut().insert("authorization", token.header().clone());
+            }
             let result = tokio::time::timeout(patience, send(self.gateways.channel(route), request)).await;
             let status = match result {
                 Ok(Ok(response)) => {
@@ -50,6 +54,10 @@ impl Inner {
             let Retry::After(asked) = retry_advice(&status) else {
                 return Err(ClientError::refused(call, &status));
             };
+            let distrust = tls_problem(&status).filter(|problem| problem.is_about_trust);
+            if let Some(problem) = distrust.or_else(|| self.gateways.refusal()) {
+                return Err(ClientError::NotTrusted { call, detail: problem.sentence });
+            }
             // Who is full asks for patience, whoever is asked next; who cannot reach a leader may be alone in that.
             let is_full = status.code() == Code::ResourceExhausted;
             if !is_full {

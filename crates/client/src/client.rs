@@ -13,8 +13,10 @@ use evenkeel_protocol::v1::{
     ListRequest, ListResponse, Precondition, PutRequest, PutResponse, Record, TopologyRequest,
     TopologyResponse,
 };
+use evenkeel_security::ClientTls;
 use tonic::transport::Channel;
 
+use crate::credentials::Token;
 use crate::error::ClientError;
 use crate::gateways::Gateways;
 use crate::lanes::{LANES_MAX, Lanes};
@@ -29,6 +31,10 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Options {
     /// `host:port` of each gateway.
     pub gateways: Vec<String>,
+    /// Whom to trust, and this client's certificate; without it, connections are not encrypted.
+    pub tls: Option<ClientTls>,
+    /// Sent with every call.
+    pub token: Option<Token>,
     /// HTTP/2 connections to each gateway; more than one helps from some 32 concurrent calls on.
     pub connections_per_gateway: usize,
     /// Deadline of a call with all its retries.
@@ -46,6 +52,8 @@ impl Options {
     pub fn new<A: Into<String>>(gateways: impl IntoIterator<Item = A>) -> Self {
         Self {
             gateways: gateways.into_iter().map(Into::into).collect(),
+            tls: None,
+            token: None,
             connections_per_gateway: 1,
             call_timeout: Duration::from_secs(15),
             attempt_timeout: Duration::from_secs(2),
@@ -131,7 +139,10 @@ impl Client {
     /// # Errors
     /// `BadAddress`.
     pub fn new(options: Options) -> Result<Self, ClientError> {
-        let gateways = Gateways::new(&options.gateways, options.connections_per_gateway)?;
+        let dialer = options.tls.as_ref().map(ClientTls::grpc).unwrap_or_default();
+        let sends_token = options.token.is_some();
+        let gateways =
+            Gateways::new(&options.gateways, options.connections_per_gateway, &dialer, sends_token)?;
         let lanes = Lanes::new(options.concurrent_writes_max.clamp(1, LANES_MAX));
         Ok(Self { inner: Arc::new(Inner { options, gateways, retries: AtomicU64::new(0), lanes }) })
     }

@@ -29,6 +29,14 @@ pub enum ClientError {
         /// The last connection error.
         detail: String,
     },
+    /// This side or the other does not accept the other's certificate.
+    #[error("{call}: {detail}")]
+    NotTrusted {
+        /// Which call.
+        call: &'static str,
+        /// Whose certificate it is, what is wrong with it, and the remedy.
+        detail: String,
+    },
     /// The call's deadline passed. A write may or may not have been applied.
     #[error(
         "{call}: no answer within {timeout:?} after {attempts} attempts (last: {last}); check the cluster with \
@@ -91,6 +99,13 @@ impl ClientError {
     #[must_use]
     pub fn code(&self) -> Option<Code> {
         self.refusal().map(|refusal| refusal.code)
+    }
+
+    /// The cluster does not know who calls or does not allow it, or a certificate is not accepted. Nothing was done.
+    #[must_use]
+    pub fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::NotTrusted { .. })
+            || matches!(self.code(), Some(Code::Unauthenticated | Code::PermissionDenied))
     }
 
     /// A write's condition did not hold; nothing was written.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use evenkeel_security::{Dialer, TlsProblem, is_loopback, tls_problem};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tonic::transport::{Channel, Endpoint};
@@ -20,6 +21,8 @@ const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Gateways {
     addresses: Vec<String>,
+    endpoints: Vec<Endpoint>,
+    dialer: Dialer,
     /// `connections[gateway][i]`: each reconnects by itself.
     connections: Vec<Vec<Channel>>,
     turn: AtomicUsize,
@@ -37,31 +40,44 @@ pub(crate) struct Route {
 
 impl Gateways {
     /// Opens nothing yet; connections open when used. Must run inside a tokio runtime.
-    pub(crate) fn new(addresses: &[String], connections_per_gateway: usize) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        addresses: &[String],
+        connections_per_gateway: usize,
+        dialer: &Dialer,
+        sends_token: bool,
+    ) -> Result<Self, ClientError> {
         if addresses.is_empty() {
             return Err(ClientError::BadAddress {
                 address: String::new(),
                 detail: "no gateway given".into(),
             });
         }
-        let mut connections = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let endpoint = endpoint(address)?;
-            connections.push((0..connections_per_gateway.max(1)).map(|_| endpoint.connect_lazy()).collect());
-        }
+        let endpoints = addresses.iter().map(|address| endpoint(address, dialer, sends_token));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        let connections = endpoints
+            .iter()
+            .map(|endpoint| (0..connections_per_gateway.max(1)).map(|_| dialer.channel(endpoint)).collect());
+        let connections = connections.collect();
         let avoided_until_ms = addresses.iter().map(|_| AtomicU64::new(0)).collect();
-        let (turn, began) = (AtomicUsize::new(0), Instant::now());
-        Ok(Self { addresses: addresses.to_vec(), connections, turn, avoided_until_ms, began })
+        Ok(Self {
+            addresses: addresses.to_vec(),
+            endpoints,
+            dialer: dialer.clone(),
+            connections,
+            turn: AtomicUsize::new(0),
+            avoided_until_ms,
+            began: Instant::now(),
+        })
     }
 
     /// Returns once any gateway accepts a connection, or says why none does.
     pub(crate) async fn probe(&self) -> Result<(), ClientError> {
         let mut attempts: FuturesUnordered<_> = self
-            .addresses
+            .endpoints
             .iter()
-            .map(
-                |address| async move { endpoint(address)?.connect().await.map_err(|e| self.unreachable(&e)) },
-            )
+            .map(|endpoint| async move {
+                self.dialer.connected(endpoint).await.map_err(|error| self.not_connected(&error))
+            })
             .collect();
         let mut last = None;
         while let Some(result) = attempts.next().await {
@@ -73,8 +89,25 @@ impl Gateways {
         Err(last.unwrap_or_else(|| self.unreachable(&"no gateway given")))
     }
 
+    fn not_connected(&self, error: &tonic::transport::Error) -> ClientError {
+        match tls_problem(error) {
+            Some(problem) if problem.is_about_trust => {
+                ClientError::NotTrusted { call: "connect", detail: problem.sentence }
+            }
+            Some(problem) => {
+                ClientError::Unreachable { addresses: self.addresses.join(", "), detail: problem.sentence }
+            }
+            None => self.unreachable(error),
+        }
+    }
+
     fn unreachable(&self, error: &(impl std::fmt::Debug + ?Sized)) -> ClientError {
         ClientError::Unreachable { addresses: self.addresses.join(", "), detail: connection_detail(error) }
+    }
+
+    /// Why no gateway lets this client in, when that is so.
+    pub(crate) fn refusal(&self) -> Option<TlsProblem> {
+        self.dialer.refusal()
     }
 
     pub(crate) fn first(&self) -> Route {
@@ -124,19 +157,27 @@ impl Gateways {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
+fn endpoint(address: &str, dialer: &Dialer, sends_token: bool) -> Result<Endpoint, ClientError> {
     let bad =
         |detail: &str| ClientError::BadAddress { address: address.to_owned(), detail: detail.to_owned() };
-    let host_and_port = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    if host_and_port.contains("://") {
-        return Err(bad("only http:// is supported"));
+    let (scheme, host_and_port) = match address.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        Some(_) => return Err(bad("only http:// and https:// are supported")),
+        None => (dialer.scheme(), address),
+    };
+    if scheme == "https" && dialer.scheme() == "http" {
+        return Err(bad("https:// needs to know whom to trust: give the authority's file with --ca"));
     }
-    match host_and_port.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {}
+    let host_and_port = host_and_port.trim_end_matches('/');
+    let host = match host_and_port.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => host,
         _ => return Err(bad("host or port is missing")),
+    };
+    if sends_token && scheme == "http" && !is_loopback(host) {
+        return Err(bad("the token would be sent unencrypted to another machine: encrypt with --ca"));
     }
     let endpoint =
-        Endpoint::from_shared(format!("http://{host_and_port}")).map_err(|e| bad(&e.to_string()))?;
+        Endpoint::from_shared(format!("{scheme}://{host_and_port}")).map_err(|e| bad(&e.to_string()))?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -165,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn calls_take_turns_and_failures_move_on() {
         let addresses = ["a:1", "b:2", "c:3"].map(str::to_owned);
-        let gateways = Gateways::new(&addresses, 2).unwrap();
+        let gateways = Gateways::new(&addresses, 2, &Dialer::plain(), false).unwrap();
         let turns: Vec<usize> = (0..4).map(|_| gateways.first().gateway).collect();
         assert_eq!(turns, [0, 1, 2, 0]);
         let mut route = gateways.first();
@@ -181,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn a_gateway_that_failed_is_asked_after_the_others_until_it_answers() {
         let addresses = ["a:1", "b:2", "c:3"].map(str::to_owned);
-        let gateways = Gateways::new(&addresses, 1).unwrap();
+        let gateways = Gateways::new(&addresses, 1, &Dialer::plain(), false).unwrap();
         let first = gateways.first();
         gateways.failed(first);
         let asked = |count| (0..count).map(|_| gateways.first().gateway).collect::<Vec<_>>();
@@ -202,18 +243,21 @@ mod tests {
     async fn a_bad_address_is_named() {
         for bad in ["", "localhost", "localhost:", ":26500", "localhost:0", "localhost:99999", "https://a:1"]
         {
-            let error = Gateways::new(&[bad.to_owned()], 1).unwrap_err();
+            let error = Gateways::new(&[bad.to_owned()], 1, &Dialer::plain(), false).unwrap_err();
             assert!(matches!(&error, ClientError::BadAddress { address, .. } if address == bad), "{error}");
         }
         for good in ["localhost:1", "http://127.0.0.1:26500/", "[::1]:26500"] {
-            Gateways::new(&[good.to_owned()], 1).unwrap();
+            Gateways::new(&[good.to_owned()], 1, &Dialer::plain(), false).unwrap();
         }
+        let sending = |address: &str| Gateways::new(&[address.to_owned()], 1, &Dialer::plain(), true);
+        assert!(sending("10.0.0.1:1").unwrap_err().to_string().contains("unencrypted"));
+        assert!(sending("localhost:1").is_ok() && sending("[::1]:1").is_ok());
     }
 
     #[tokio::test]
     async fn an_unreachable_gateway_is_reported_with_its_cause() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let gateways = Gateways::new(&[format!("127.0.0.1:{port}")], 1).unwrap();
+        let gateways = Gateways::new(&[format!("127.0.0.1:{port}")], 1, &Dialer::plain(), false).unwrap();
         let text = gateways.probe().await.unwrap_err().to_string();
         assert!(text.contains("connection refused") && text.contains("evenkeel dev"), "{text}");
     }

@@ -20,6 +20,7 @@
 mod backoff;
 mod call;
 mod client;
+mod credentials;
 mod error;
 mod gateways;
 mod lanes;
@@ -29,7 +30,9 @@ mod watch_topology;
 
 pub use backoff::{BACKOFF_INITIAL, BACKOFF_MAX, Backoff};
 pub use client::{Client, Condition, ListQuery, Options};
+pub use credentials::{NotAToken, Token};
 pub use error::{ClientError, Refusal};
 pub use evenkeel_protocol::v1;
+pub use evenkeel_security::{ClientTls, ClientTlsError};
 pub use watch::{Watch, WatchQuery};
 pub use watch_topology::TopologyWatch;

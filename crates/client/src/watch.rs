@@ -101,10 +101,15 @@ async fn open_stream(client: &Client, query: &WatchQuery) -> Result<Streaming<Wa
     };
     client
         .inner()
-        .call("watch", request, |channel, request: Request<WatchRequest>| {
-            // A stream has no deadline as a whole: only opening it has.
-            let request = Request::new(request.into_inner());
+        .call("watch", request, |channel, request| {
+            let request = without_deadline(request);
             async move { records(channel).watch(request).await }
         })
         .await
+}
+
+/// A stream has no deadline as a whole: only opening it has.
+pub(crate) fn without_deadline<M>(mut request: Request<M>) -> Request<M> {
+    request.metadata_mut().remove("grpc-timeout");
+    request
 }

@@ -3,11 +3,12 @@
 use evenkeel_protocol::v1::cluster_client::ClusterClient;
 use evenkeel_protocol::v1::topology_event::Event;
 use evenkeel_protocol::v1::{TopologyEvent, WatchTopologyRequest};
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::client::{ANSWER_BYTES_MAX, Client};
 use crate::error::ClientError;
 use crate::resumption::Resumption;
+use crate::watch::without_deadline;
 
 /// An open watch of the topology; see [`Client::watch_topology`].
 #[derive(Debug)]
@@ -57,8 +58,7 @@ async fn open_stream(client: &Client) -> Result<Streaming<TopologyEvent>, Client
     client
         .inner()
         .call("watch_topology", WatchTopologyRequest {}, |channel, request| {
-            // A stream has no deadline as a whole: only opening it has.
-            let request = Request::new(request.into_inner());
+            let request = without_deadline(request);
             let mut cluster = ClusterClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
             async move { cluster.watch_topology(request).await }
         })

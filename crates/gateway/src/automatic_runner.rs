@@ -13,6 +13,7 @@ use evenkeel_protocol::PartitionId;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Entry};
 use crate::automatic::{Activity, AppendRate, IdleGate, Round, Skipped, decide};
 use crate::clock;
 use crate::metric_definitions;
@@ -29,6 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct AutomaticRebalancer {
     options: RebalanceOptions,
     rebalancer: Rebalancer,
+    audit: Audit,
     topology: tokio::sync::watch::Receiver<SharedTopology>,
     stopping: CancellationToken,
     /// The last round's outcome, so that the log tells changes only.
@@ -79,10 +81,11 @@ impl AutomaticRebalancer {
     pub(crate) fn new(
         options: RebalanceOptions,
         rebalancer: Rebalancer,
+        audit: Audit,
         topology: tokio::sync::watch::Receiver<SharedTopology>,
         stopping: CancellationToken,
     ) -> Self {
-        Self { options, rebalancer, topology, stopping, told: None }
+        Self { options, rebalancer, audit, topology, stopping, told: None }
     }
 
     /// Until the gateway stops; at once when it is not to do anything by itself.
@@ -128,7 +131,10 @@ impl AutomaticRebalancer {
         let settings = RunSettings { partitions: Some(ready), ..settings };
         let request = RebalanceRequest { settings, ..RebalanceRequest::default() };
         match self.rebalancer.start(&request).await.map_err(skipped)? {
-            Accepted::Started { id } | Accepted::StartedBefore { id } => Ok(id),
+            Accepted::Started { id } | Accepted::StartedBefore { id } => {
+                self.audit.record(Entry::automatic("automatic rebalancing", "rebalance", id)).await;
+                Ok(id)
+            }
             Accepted::Noop => Err(Skipped::Balanced),
         }
     }

@@ -11,6 +11,7 @@ use evenkeel_protocol::{NodeId, PartitionId, SYSTEM_GROUP};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Entry};
 use crate::drain::{DrainedBrokers, DrainedSince, Undrainable, may_drain, upkeep};
 use crate::planner::Policy;
 use crate::rebalance::refused;
@@ -51,13 +52,19 @@ pub(crate) struct Drains {
     router: Arc<Router>,
     store: SystemStore,
     rebalancer: Rebalancer,
+    audit: Audit,
     stopping: CancellationToken,
 }
 
 impl Drains {
-    pub(crate) fn new(router: Arc<Router>, rebalancer: Rebalancer, stopping: CancellationToken) -> Self {
+    pub(crate) fn new(
+        router: Arc<Router>,
+        rebalancer: Rebalancer,
+        audit: Audit,
+        stopping: CancellationToken,
+    ) -> Self {
         let store = SystemStore::new(Arc::clone(&router));
-        Self { router, store, rebalancer, stopping }
+        Self { router, store, rebalancer, audit, stopping }
     }
 
     fn topology(&self) -> SharedTopology {
@@ -217,7 +224,12 @@ impl Drains {
                     continue;
                 }
                 match self.rebalancer.start(&request).await {
-                    Ok(_) => tracing::info!("drained brokers had come to lead: moving that away"),
+                    Ok(accepted) => {
+                        tracing::info!("drained brokers had come to lead: moving that away");
+                        if let Accepted::Started { id } = accepted {
+                            self.audit.record(Entry::automatic("upkeep of drains", "rebalance", id)).await;
+                        }
+                    }
                     Err(because) => tracing::debug!("moving leaderships off drained brokers: {because}"),
                 }
                 again_at = Instant::now() + pause;

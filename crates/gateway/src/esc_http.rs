@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::esc::Refused;
 use crate::esc_runner::{Answered, EscOwnership};
+use crate::http::Told;
 
 /// Where ESC's routes are; errors below have ESC's shape.
 pub(crate) const ROOT: &str = "/ESCManager/";
@@ -35,7 +36,9 @@ impl IntoResponse for Refused {
 /// An error in ESC's shape.
 pub(crate) fn error(status: StatusCode, message: &str) -> Response {
     let error = json!({"error": {"error_code": status.as_u16(), "error_message": message}});
-    (status, Json(error)).into_response()
+    let mut response = (status, Json(error)).into_response();
+    response.extensions_mut().insert(Told(message.to_owned()));
+    response
 }
 
 async fn rebalance(State(ownership): State<EscOwnership>) -> Result<Response, Refused> {

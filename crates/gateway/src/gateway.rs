@@ -9,6 +9,7 @@ use evenkeel_protocol::gateway_protocol::gateway_server::GatewayServer;
 use evenkeel_protocol::v1::cluster_server::ClusterServer;
 use evenkeel_protocol::v1::records_server::{Records, RecordsServer};
 use evenkeel_protocol::{Dialer, FILE_DESCRIPTOR_SET};
+use evenkeel_security::{ClusterRole, GrpcGuard, Security};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +20,8 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::access;
+use crate::audit::Audit;
 use crate::automatic_runner::AutomaticRebalancer;
 use crate::broker_link::BrokerLinks;
 use crate::byte_budget::ByteBudget;
@@ -104,13 +107,19 @@ pub struct Addresses {
 }
 
 /// A gateway whose listeners are bound.
-#[derive(Debug)]
 pub struct Gateway {
     options: Options,
+    security: Security,
     grpc: TcpListener,
     api: TcpListener,
     monitoring: TcpListener,
     addresses: Addresses,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 /// Runs a gateway until `shutdown`, then drains it.
@@ -128,6 +137,8 @@ impl Gateway {
     /// When the options cannot work or a listener cannot be bound.
     pub async fn bind(options: Options) -> Result<Self, GatewayError> {
         options.validate()?;
+        let security =
+            Security::load(options.security()?, ClusterRole::Gateway).map_err(OptionsError::from)?;
         let network = &options.network;
         let (grpc, grpc_at) = listen("network.port", &network.host, network.port).await?;
         let (api, api_at) = listen("network.api_port", &network.host, network.api_port).await?;
@@ -137,7 +148,7 @@ impl Gateway {
         tracing::info!("HTTP API listens on {api_at}");
         tracing::info!("monitoring listens on {monitoring_at}");
         let addresses = Addresses { grpc: grpc_at, api: api_at, monitoring: monitoring_at };
-        Ok(Self { options, grpc, api, monitoring, addresses })
+        Ok(Self { options, security, grpc, api, monitoring, addresses })
     }
 
     /// Where it listens.
@@ -151,12 +162,15 @@ impl Gateway {
     /// # Errors
     /// When metrics or reflection cannot be set up, or the gRPC server fails.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), GatewayError> {
-        let Self { options, grpc, api, monitoring, .. } = self;
+        let Self { options, security, grpc, api, monitoring, .. } = self;
         let prometheus = install_recorder()?;
         let stopping = CancellationToken::new();
-        let mut wired = Wired::start(&options, &Dialer::network(), prometheus, stopping.clone())?;
+        let secured = security.dialer();
+        let dialer = Dialer::new(move |endpoint| secured.channel(&endpoint));
+        let mut wired = Wired::start(&options, &dialer, prometheus, stopping.clone())?;
         let topology = wired.http.topology.clone();
         let upkeep = &mut wired.upkeep;
+        upkeep.spawn(security.clone().keep_fresh());
 
         let (health, health_service) = tonic_health::server::health_reporter();
         upkeep.spawn(report_health(health.clone(), topology.clone(), stopping.clone()));
@@ -187,13 +201,14 @@ impl Gateway {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+            .layer(GrpcGuard::new(security.guard(), access::grpc_need))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(Intake::new(records, Arc::clone(&intake)).guarded(gatekeeper))
             .add_service(Intake::new(ClusterServer::new(shown()), Arc::clone(&intake)))
             .add_service(Intake::new(GatewayServer::new(shown()), intake))
             .serve_with_incoming_shutdown(
-                Connections::new(grpc, bound(options.limits.connections_max)).http2(),
+                Connections::new(grpc, bound(options.limits.connections_max)).http2(security.grpc()),
                 stopping.clone().cancelled_owned(),
             );
 
@@ -201,8 +216,13 @@ impl Gateway {
         let runs = wired.runs;
         let mut servers = JoinSet::new();
         servers.spawn(async { grpc_server.await.map_err(GatewayError::from) });
-        let api_server =
-            evenkeel_http_server::serve(api, api_routes(state.clone()), stopping.clone().cancelled_owned());
+        let guarded = |routes| evenkeel_http_server::guarded(routes, security.guard(), access::http_need);
+        let api_server = evenkeel_http_server::serve(
+            api,
+            security.http(),
+            guarded(api_routes(state.clone())),
+            stopping.clone().cancelled_owned(),
+        );
         servers.spawn(async {
             api_server.await;
             Ok(())
@@ -211,7 +231,8 @@ impl Gateway {
         let drained_all = CancellationToken::new();
         let monitoring_server = tokio::spawn(evenkeel_http_server::serve(
             monitoring,
-            monitoring_routes(state),
+            security.http(),
+            guarded(monitoring_routes(state)),
             drained_all.clone().cancelled_owned(),
         ));
 
@@ -275,11 +296,14 @@ impl Wired {
         let router = Arc::new(Router::new(options, topology.clone(), links));
         let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
         upkeep.spawn(rebalancer.clone().watch_over());
-        let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), stopping.clone());
+        let (audit, audit_writer) = Audit::new(SystemStore::new(Arc::clone(&router)));
+        upkeep.spawn(audit_writer.run());
+        let drains = Drains::new(Arc::clone(&router), rebalancer.clone(), audit.clone(), stopping.clone());
         upkeep.spawn(drains.clone().keep());
         let automatic = AutomaticRebalancer::new(
             options.rebalance.clone(),
             rebalancer.clone(),
+            audit.clone(),
             topology.clone(),
             stopping.clone(),
         );
@@ -297,7 +321,7 @@ impl Wired {
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
         let watchers = Watchers::new(bound(options.limits.watchers_max));
         let records = RecordsService::new(options, Arc::clone(&router), watchers.clone(), stopping.clone());
-        let http = HttpState { topology, rebalancer, drains, ownership, prometheus, stopping };
+        let http = HttpState { topology, rebalancer, drains, ownership, audit, prometheus, stopping };
         Ok(Self { records, watchers, router, http, runs, message_bytes_max, upkeep })
     }
 }

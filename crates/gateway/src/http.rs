@@ -3,6 +3,7 @@
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -12,6 +13,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
+use crate::audit_http;
 use crate::brokers_http;
 use crate::drain_keeper::Drains;
 use crate::esc_http;
@@ -30,6 +33,7 @@ pub(crate) struct HttpState {
     pub(crate) rebalancer: Rebalancer,
     pub(crate) drains: Drains,
     pub(crate) ownership: EscOwnership,
+    pub(crate) audit: Audit,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
     pub(crate) stopping: CancellationToken,
@@ -37,16 +41,19 @@ pub(crate) struct HttpState {
 
 /// Routes of the API port.
 pub(crate) fn api_routes(state: HttpState) -> Router {
+    let audit = state.audit.clone();
     let routes = Router::new()
         .route("/v2/topology", get(topology))
         .merge(rebalance_http::routes())
         .merge(brokers_http::routes())
+        .merge(audit_http::routes())
         .merge(esc_http::routes(state.ownership.clone()));
-    with_errors(routes, unhandled).with_state(state)
+    with_errors(routes, unhandled).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
 }
 
 /// Routes of the monitoring port.
 pub(crate) fn monitoring_routes(state: HttpState) -> Router {
+    let audit = state.audit.clone();
     let routes = Router::new()
         .route("/actuator/rebalance", post(rebalance_http::actuator))
         .route("/actuator/prometheus", get(prometheus))
@@ -55,12 +62,16 @@ pub(crate) fn monitoring_routes(state: HttpState) -> Router {
         .route("/actuator/health/liveness", get(liveness))
         .route("/actuator/health/readiness", get(readiness))
         .route("/actuator/health/startup", get(startup));
-    with_errors(routes, problem).with_state(state)
+    with_errors(routes, problem).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
 }
+
+/// What a response says went wrong, for the audit.
+#[derive(Clone, Debug)]
+pub(crate) struct Told(pub(crate) String);
 
 /// An error without more to tell than a sentence.
 pub(crate) fn problem(status: StatusCode, uri: &Uri, detail: String) -> Response {
-    evenkeel_http_server::problem(status, uri, detail)
+    problem_with(status, uri, detail, serde_json::json!({}))
 }
 
 /// An error with members, an object, for programs.
@@ -71,7 +82,10 @@ pub(crate) fn problem_with(
     more: serde_json::Value,
 ) -> Response {
     let more = more.as_object().cloned().unwrap_or_default();
-    evenkeel_http_server::problem_with(status, uri, detail, more)
+    let told = Told(detail.clone());
+    let mut response = evenkeel_http_server::problem_with(status, uri, detail, more);
+    response.extensions_mut().insert(told);
+    response
 }
 
 /// Errors that no handler has shaped: Cisco ESC's routes have a shape of their own.

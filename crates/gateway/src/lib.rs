@@ -4,6 +4,9 @@
 //! replays writes while a partition changes leader, shows the cluster over gRPC and HTTP, and starts rebalances.
 //! [`run`] is the whole process; [`Gateway`] splits it into binding and serving.
 
+mod access;
+mod audit;
+mod audit_http;
 mod automatic;
 mod automatic_runner;
 pub mod bad_input;

@@ -31,6 +31,7 @@ const BROKER_REACHABLE: &str = "evenkeel_broker_reachable";
 const BROKER_DRAINED: &str = "evenkeel_broker_drained";
 const OWNERSHIP_PAUSED: &str = "evenkeel_ownership_paused";
 const REBALANCE_ACTIVE: &str = "evenkeel_rebalance_active";
+const AUDIT_ENTRIES: &str = "evenkeel_audit_entries_total";
 const OWNERSHIP_REBALANCES: &str = "evenkeel_ownership_rebalances_total";
 
 /// From a write's fastest way through three fsyncs to the longest that one may be parked.
@@ -106,6 +107,13 @@ fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError
         .set_buckets_for_metric(Matcher::Full(REBALANCE_GAP_SECONDS.into()), &GAP_SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(REBALANCE_RUN_SECONDS.into()), &RUN_SECONDS_BUCKETS)?
         .install_recorder()?;
+    describe_counter!(
+        AUDIT_ENTRIES,
+        "Entries about what operators did, stored in the system group or lost to the log only."
+    );
+    for outcome in ["stored", "lost"] {
+        audit_entries(outcome).increment(0);
+    }
     describe_gauge!(
         PARTITION_ROLES,
         "Role of a broker's replica as the gateway sees it: 0 inactive, 1 follower, 2 candidate, 3 leader"
@@ -289,4 +297,8 @@ fn code_name(code: Code) -> &'static str {
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
+}
+
+pub(crate) fn audit_entries(outcome: &'static str) -> Counter {
+    counter!(AUDIT_ENTRIES, "outcome" => outcome)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use croner::Cron;
 use croner::errors::CronError;
 use evenkeel_protocol::NodeId;
+use evenkeel_security::{AuthOptions, Checked, TlsOptions};
 use evenkeel_settings::Settings;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,10 @@ pub struct Options {
     pub cluster: ClusterOptions,
     /// Where the gateway listens.
     pub network: NetworkOptions,
+    /// Certificates of this gateway and of those that it trusts.
+    pub tls: TlsOptions,
+    /// Who may call.
+    pub auth: AuthOptions,
     /// How writes wait while a partition changes leader.
     pub routing: RoutingOptions,
     /// What a request may carry.
@@ -60,11 +65,13 @@ pub struct NetworkOptions {
     pub api_port: u16,
     /// Monitoring and actuator.
     pub monitoring_port: u16,
+    /// Whether others may reach it without TLS or authentication.
+    pub insecure: bool,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 26500, api_port: 8080, monitoring_port: 9600 }
+        Self { host: "127.0.0.1".into(), port: 26500, api_port: 8080, monitoring_port: 9600, insecure: false }
     }
 }
 
@@ -227,6 +234,28 @@ impl Settings for Options {
         ("network.port", "Port for gRPC"),
         ("network.api_port", "Port for the HTTP API"),
         ("network.monitoring_port", "Port for metrics, health and POST /actuator/rebalance"),
+        (
+            "network.insecure",
+            "Let other machines in without TLS or authentication; only in a network where everybody is trusted",
+        ),
+        (
+            "tls.certificate_file",
+            "PEM file with this process's certificate; with it and the next two, all ports use TLS",
+        ),
+        ("tls.key_file", "PEM file with its private key; not readable by everybody"),
+        (
+            "tls.ca_file",
+            "PEM file with the cluster's authority: brokers and callers must have certificates of it",
+        ),
+        (
+            "auth.tokens_file",
+            "File with a line NAME ROLES sha256:HASH per bearer token, as evenkeel token makes them",
+        ),
+        ("auth.client_certificates", "Let certificates of tls.ca_file tell who calls"),
+        (
+            "auth.certificate_roles",
+            "NAME=ROLES for certificates that name no role: read, write, operate, several with commas",
+        ),
         ("routing.park_timeout", "How long a request may wait for a leader or an answer before it fails"),
         ("routing.parked_bytes_max", "Bytes of writes that may wait at once; more are refused as overload"),
         (
@@ -291,7 +320,24 @@ pub struct Limits {
     pub batch_bytes_max: usize,
 }
 
+impl From<evenkeel_security::OptionsError> for OptionsError {
+    fn from(error: evenkeel_security::OptionsError) -> Self {
+        let evenkeel_security::OptionsError { key, value, problem, remedy } = error;
+        Self { key, value, problem, remedy }
+    }
+}
+
 impl Options {
+    /// TLS and authentication, checked.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn security(&self) -> Result<Checked, OptionsError> {
+        let security = evenkeel_security::check(&self.tls, &self.auth)?;
+        security.check_exposure(&self.network.host, self.network.insecure)?;
+        Ok(security)
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors
@@ -303,6 +349,7 @@ impl Options {
         if network.host.is_empty() {
             return Err(refuse("network.host", "\"\"", "is empty", "give an address, such as 127.0.0.1"));
         }
+        self.security()?;
         let ports = [
             ("network.port", network.port),
             ("network.api_port", network.api_port),
@@ -439,7 +486,7 @@ mod tests {
     #[test]
     fn every_bad_setting_is_named_with_its_value_and_remedy() {
         type Change = fn(&mut Options);
-        let table: [(&str, Change); 16] = [
+        let table: [(&str, Change); 18] = [
             ("cluster.brokers = []: names no broker", |o| o.cluster.brokers.clear()),
             ("cluster.brokers = \"0:1\": is not a contact", |o| o.cluster.brokers = vec!["0:1".into()]),
             ("cluster.brokers = \"0=b:2\": repeats \"0=a:1\"", |o| {
@@ -447,6 +494,12 @@ mod tests {
             }),
             ("network.api_port = 26500: is also network.port", |o| o.network.api_port = 26500),
             ("network.host = \"\": is empty", |o| o.network.host.clear()),
+            ("network.host = \"0.0.0.0\": would serve other machines without TLS; set tls.", |o| {
+                o.network.host = "0.0.0.0".into();
+            }),
+            ("tls.certificate_file = \"\": is missing while tls.ca_file is set", |o| {
+                o.tls.ca_file = "ca.crt".into();
+            }),
             ("routing.park_timeout = 0s: is not", |o| o.routing.park_timeout = Duration::ZERO),
             ("routing.parked_bytes_max = -1: is out of range; set 1 to", |o| o.routing.parked_bytes_max = -1),
             ("limits.key_bytes_max = 0: is out of range; set 1 to 65536", |o| o.limits.key_bytes_max = 0),

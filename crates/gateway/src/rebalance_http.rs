@@ -19,7 +19,7 @@ use crate::system_store::SystemStoreError;
 
 /// Where runs are found on the API port.
 const REBALANCE_PATH: &str = "/cluster/v2/rebalance";
-const REBALANCE_STATUS: &str = "rebalance-status";
+pub(crate) const REBALANCE_STATUS: &str = "rebalance-status";
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longer keys are somebody's mistake.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;

@@ -5,18 +5,21 @@
 //! not take what it is sent: a peer that vanished would hold its place for the quarter of an hour that TCP tries.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
+use evenkeel_security::{AcceptError, Acceptor, Link};
+use futures::future::ready;
+use futures::{Stream, StreamExt};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// A peer that has not acknowledged what it was sent for this long is gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
@@ -26,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HTTP2_PREFACE_BYTES: usize = 24;
 /// A client has this long to begin to speak HTTP/2.
 const HTTP2_PREFACE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// TLS handshakes under way at once; more connections wait in the backlog.
+const HANDSHAKES_MAX: usize = 256;
 
 /// A listener with room for so many connections.
 #[derive(Debug)]
@@ -34,11 +39,37 @@ pub struct Connections {
     room: Arc<Semaphore>,
 }
 
-/// A connection and its place among the others, which is free again when this is dropped.
+/// Somebody who has connected and was not asked anything yet.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Socket {
     stream: TcpStream,
+    source: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+impl Socket {
+    /// A connection of it, after the TLS handshake where there is one.
+    ///
+    /// # Errors
+    /// When the acceptor does not let it in.
+    pub async fn admit(self, acceptor: &Acceptor) -> Result<Connection, AcceptError> {
+        let link = acceptor.accept(self.stream, self.source).await?;
+        Ok(Connection { link, _place: self.place })
+    }
+}
+
+/// A connection and its place among the others, which is free again when this is dropped.
+pub struct Connection {
+    link: Link,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// What is known about the other end.
+    #[must_use]
+    pub fn known(&self) -> &Arc<evenkeel_security::Connection> {
+        self.link.connection()
+    }
 }
 
 impl Connections {
@@ -49,10 +80,10 @@ impl Connections {
     }
 
     /// The next connection, once there is room for it. Failures to accept are logged and waited out.
-    pub async fn accept(&self) -> Connection {
+    pub async fn accept(&self) -> Socket {
         loop {
             match self.try_accept().await {
-                Ok(connection) => return connection,
+                Ok(socket) => return socket,
                 Err(error) => {
                     tracing::warn!("accepting a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -61,20 +92,32 @@ impl Connections {
         }
     }
 
-    async fn try_accept(&self) -> io::Result<Connection> {
+    async fn try_accept(&self) -> io::Result<Socket> {
         let place = Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, _) = self.listener.accept().await?;
+        let (stream, source) = self.listener.accept().await?;
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
-        Ok(Connection { stream, _place: place })
+        Ok(Socket { stream, source, place })
     }
 
-    /// Every connection, each bound to begin to speak HTTP/2 in time; for a gRPC server.
-    pub fn http2(self) -> impl Stream<Item = io::Result<PrefaceInTime<Connection>>> {
-        futures::stream::unfold(self, |connections| async move {
-            let connection = connections.accept().await;
-            Some((Ok(PrefaceInTime::new(connection)), connections))
-        })
+    /// Every connection that the acceptor lets in, each bound to begin to speak HTTP/2 in time; for a gRPC server.
+    pub fn http2(self, acceptor: Acceptor) -> impl Stream<Item = io::Result<PrefaceInTime<Connection>>> {
+        let sockets = futures::stream::unfold(self, |connections| async move {
+            let socket = connections.accept().await;
+            Some((socket, connections))
+        });
+        let is_plain = acceptor.is_plain();
+        let admitted = sockets.map(move |socket| {
+            let acceptor = acceptor.clone();
+            async move { socket.admit(&acceptor).await }
+        });
+        let admitted = match is_plain {
+            true => admitted.then(|admitted| admitted).boxed(),
+            // Who is slow with its handshake holds nobody else up.
+            false => admitted.buffer_unordered(HANDSHAKES_MAX).boxed(),
+        };
+        admitted
+            .filter_map(|admitted| ready(admitted.ok().map(|connection| Ok(PrefaceInTime::new(connection)))))
     }
 }
 
@@ -84,13 +127,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.link).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        Pin::new(&mut self.link).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -98,27 +141,27 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.link).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.link.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.link).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.link).poll_shutdown(cx)
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<evenkeel_security::Connection>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.link.connect_info()
     }
 }
 
@@ -157,7 +200,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for PrefaceInTime<IO> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        std::task::ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if self.until.is_some() {
             self.bytes_to_come = self.bytes_to_come.saturating_sub(buf.filled().len() - before);
             if self.bytes_to_come == 0 {

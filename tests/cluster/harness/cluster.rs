@@ -20,6 +20,7 @@ use super::metrics::{PARTITIONS, Scrape};
 use super::ports::reserve_ports;
 use super::process::Process;
 use super::rebalance_api::RebalanceApi;
+use super::secured::ADMIN;
 use super::small_disk::SmallDisk;
 use super::waiting::wait_until;
 
@@ -48,7 +49,8 @@ impl Cluster {
         let mut attempt = 1;
         let (folder, disks, ports, brokers, gateways) = loop {
             let (folder, disks, ports, mut brokers, mut gateways) = launch(&spec);
-            if attempt == START_ATTEMPTS_MAX || !lost_a_port(&ports, &mut brokers, &mut gateways).await {
+            if attempt == START_ATTEMPTS_MAX || !lost_a_port(&spec, &ports, &mut brokers, &mut gateways).await
+            {
                 break (folder, disks, ports, brokers, gateways);
             }
             attempt += 1;
@@ -83,12 +85,24 @@ impl Cluster {
     /// A client of every gateway.
     pub fn client(&self) -> Client {
         let gateways = self.ports.gateways.iter().map(|[grpc, ..]| format!("127.0.0.1:{grpc}"));
-        Client::new(Options::new(gateways)).unwrap()
+        self.client_with(Options::new(gateways))
     }
 
     /// A client of one gateway, with its retries.
     pub fn client_of(&self, gateway: usize) -> Client {
-        Client::new(Options::new([format!("127.0.0.1:{}", self.ports.gateways[gateway][0])])).unwrap()
+        self.client_with(Options::new([format!("127.0.0.1:{}", self.ports.gateways[gateway][0])]))
+    }
+
+    fn client_with(&self, mut options: Options) -> Client {
+        if let Some(secured) = &self.spec.secured {
+            options.tls = Some(secured.tls(None));
+            options.token = Some(secured.token(ADMIN));
+        }
+        Client::new(options).unwrap()
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.spec.secured.is_some() { "https" } else { "http" }
     }
 
     pub fn channel(&self, gateway: usize) -> Channel {
@@ -109,11 +123,11 @@ impl Cluster {
     }
 
     pub fn api(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.ports.gateways[0][1])
+        format!("{}://127.0.0.1:{}{path}", self.scheme(), self.ports.gateways[0][1])
     }
 
     pub fn monitoring(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.ports.gateways[0][2])
+        format!("{}://127.0.0.1:{}{path}", self.scheme(), self.ports.gateways[0][2])
     }
 
     /// The rebalance API of one gateway.
@@ -128,11 +142,11 @@ impl Cluster {
     // ---- looking
 
     pub async fn scrape_broker(&self, node: usize) -> Result<Scrape, String> {
-        scrape(self.ports.brokers[node].1).await
+        scrape(&self.spec, self.ports.brokers[node].1).await
     }
 
     pub async fn scrape_gateway(&self, gateway: usize) -> Result<Scrape, String> {
-        scrape(self.ports.gateways[gateway][2]).await
+        scrape(&self.spec, self.ports.gateways[gateway][2]).await
     }
 
     pub async fn topology(&self) -> TopologyResponse {
@@ -345,17 +359,21 @@ fn launch(spec: &Spec) -> (TempDir, Vec<SmallDisk>, ClusterPorts, Vec<Process>, 
 }
 
 /// Waits until every process listens; whether one of them lost its port to another program.
-async fn lost_a_port(ports: &ClusterPorts, brokers: &mut [Process], gateways: &mut [Process]) -> bool {
+async fn lost_a_port(
+    spec: &Spec,
+    ports: &ClusterPorts,
+    brokers: &mut [Process],
+    gateways: &mut [Process],
+) -> bool {
     let monitoring =
         ports.brokers.iter().map(|(_, port)| port).chain(ports.gateways.iter().map(|[.., port]| port));
     for (process, port) in brokers.iter_mut().chain(gateways).zip(monitoring) {
-        let url = format!("http://127.0.0.1:{port}/actuator/health/liveness");
         let what = format!("{} to listen", process.name);
         let lost = wait_until(&what, async || {
             if !process.is_running() {
                 return Ok(process.log().contains("_port ="));
             }
-            http(Method::GET, &url).await.map(|_| false)
+            look(spec, *port, "/actuator/health/liveness").await.map(|_| false)
         })
         .await;
         if lost {
@@ -365,8 +383,17 @@ async fn lost_a_port(ports: &ClusterPorts, brokers: &mut [Process], gateways: &m
     false
 }
 
-async fn scrape(port: u16) -> Result<Scrape, String> {
-    let answer = http(Method::GET, &format!("http://127.0.0.1:{port}/actuator/prometheus")).await?;
+async fn look(spec: &Spec, port: u16, path: &str) -> Result<Answer, String> {
+    match &spec.secured {
+        None => http(Method::GET, &format!("http://127.0.0.1:{port}{path}")).await,
+        Some(secured) => {
+            secured.http_as(ADMIN, Method::GET, &format!("https://127.0.0.1:{port}{path}")).await
+        }
+    }
+}
+
+async fn scrape(spec: &Spec, port: u16) -> Result<Scrape, String> {
+    let answer = look(spec, port, "/actuator/prometheus").await?;
     if !answer.status.is_success() {
         return Err(format!("scraping answers {}", answer.status));
     }

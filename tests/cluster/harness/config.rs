@@ -4,6 +4,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::secured::Secured;
+
 /// `raft.stagger` for stories about who succeeds a dead leader: priorities are only a head start, which a machine with
 /// more to do than cores takes away.
 pub const PATIENT_STAGGER: &str = "500ms";
@@ -23,6 +25,7 @@ pub struct Spec {
     pub disk_bytes: Option<u64>,
     broker_settings: Vec<(String, Value)>,
     gateway_settings: Vec<(String, Value)>,
+    pub secured: Option<Secured>,
 }
 
 impl Spec {
@@ -36,6 +39,7 @@ impl Spec {
             disk_bytes: None,
             broker_settings: Vec::new(),
             gateway_settings: Vec::new(),
+            secured: None,
         }
     }
 
@@ -47,6 +51,23 @@ impl Spec {
     /// Only where [`super::SmallDisk::can_be_made`].
     pub fn disks_of(mut self, bytes: u64) -> Self {
         self.disk_bytes = Some(bytes);
+        self
+    }
+
+    /// Encrypted everywhere, and asking who calls.
+    pub fn secured(mut self, secured: &Secured) -> Self {
+        for (process, settings) in
+            [("broker-0", &mut self.broker_settings), ("gateway-0", &mut self.gateway_settings)]
+        {
+            let files = [
+                ("tls.certificate_file", format!("{process}.crt")),
+                ("tls.key_file", format!("{process}.key")),
+                ("tls.ca_file", "ca.crt".to_owned()),
+                ("auth.tokens_file", "tokens".to_owned()),
+            ];
+            settings.extend(files.map(|(key, file)| (key.to_owned(), secured.path(&file).into())));
+        }
+        self.secured = Some(secured.clone());
         self
     }
 

@@ -10,6 +10,7 @@ mod ports;
 mod process;
 pub mod raw_http2;
 mod rebalance_api;
+mod secured;
 mod small_disk;
 mod waiting;
 
@@ -22,5 +23,6 @@ pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;
 pub use process::{Process, evenkeel};
 pub use rebalance_api::{RebalanceApi, partition_of, partitions_where, run_of};
+pub use secured::{ADMIN, READER, Secured, WRITER};
 pub use small_disk::SmallDisk;
 pub use waiting::{PATIENCE, wait_until};
