@@ -358,7 +358,8 @@ where
 
 async fn listen(key: &'static str, host: &str, port: u16) -> Result<TcpListener, BrokerError> {
     let address = format!("{host}:{port}");
-    TcpListener::bind(&address).await.map_err(|source| BrokerError::Listen { key, address, source })
+    let listener = evenkeel_http_server::listen(host.trim_matches(['[', ']']), port).await;
+    listener.map_err(|source| BrokerError::Listen { key, address, source })
 }
 
 async fn open_storage(

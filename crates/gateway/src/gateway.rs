@@ -367,7 +367,7 @@ async fn listen(key: &'static str, host: &str, port: u16) -> Result<(TcpListener
         },
         source,
     };
-    let listener = TcpListener::bind((host.trim_matches(['[', ']']), port)).await.map_err(failed)?;
+    let listener = evenkeel_http_server::listen(host.trim_matches(['[', ']']), port).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

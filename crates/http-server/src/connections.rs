@@ -16,7 +16,7 @@ use futures::future::ready;
 use futures::{Stream, StreamExt};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
@@ -31,6 +31,32 @@ const HTTP2_PREFACE_BYTES: usize = 24;
 const HTTP2_PREFACE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// TLS handshakes under way at once; more connections wait in the backlog.
 const HANDSHAKES_MAX: usize = 256;
+
+/// Connections that wait to be accepted. With fewer, a thousand clients that connect at once overrun it, and the kernel
+/// resets some of them; Linux cuts this to `net.core.somaxconn`, 4,096 by default.
+const BACKLOG_MAX: u32 = 4_096;
+
+/// Listens at the first of a host's addresses that can be had.
+///
+/// # Errors
+/// That of the last address: taken, not of this machine, or not allowed.
+pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let listened =
+            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.and_then(|socket| {
+                // A restarted process takes its port back while old connections linger.
+                socket.set_reuseaddr(true)?;
+                socket.bind(address)?;
+                socket.listen(BACKLOG_MAX)
+            });
+        match listened {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
 
 /// A listener with room for so many connections.
 #[derive(Debug)]

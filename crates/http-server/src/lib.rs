@@ -21,7 +21,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
-pub use connections::{Connection, Connections, PrefaceInTime, Socket};
+pub use connections::{Connection, Connections, PrefaceInTime, Socket, listen};
 pub use guarded::guarded;
 pub use problem::{Shape, problem, problem_with, with_errors};
 
