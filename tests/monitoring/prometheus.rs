@@ -118,9 +118,38 @@ impl Drop for Prometheus {
     }
 }
 
-/// What operators install, on this cluster. That each replacement finds its place shows that the file is still the same.
-fn configuration(cluster: &ClusterPorts) -> String {
+/// Where operators put what Prometheus shows to brokers and gateways.
+const CREDENTIALS: &str = "/etc/prometheus/evenkeel";
+
+/// What operators install, with replacements. That each finds its place shows that the file is still the same.
+fn installed_configuration(replacements: &[(&str, &str)]) -> String {
     let mut text = read("deploy/prometheus.yml");
+    let rules = crate::at_root("dashboards/rules");
+    let rules = ("../dashboards/rules", &*rules.display().to_string());
+    for (from, to) in replacements.iter().chain([&rules]) {
+        assert!(text.contains(from), "{from} is not in deploy/prometheus.yml");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// Writes it, and the credentials that it names, into a folder; returns its path.
+pub fn write_installed_configuration(folder: &Path) -> PathBuf {
+    for name in ["ca.crt", "prometheus.token"] {
+        std::fs::write(folder.join(name), "").unwrap();
+    }
+    let path = folder.join("prometheus.yml");
+    std::fs::write(&path, installed_configuration(&[(CREDENTIALS, folder.to_str().unwrap())])).unwrap();
+    path
+}
+
+/// What operators install, on this cluster, which asks nobody who they are.
+fn configuration(cluster: &ClusterPorts) -> String {
+    let mut text = installed_configuration(&[
+        ("scheme: https", "scheme: http"),
+        ("    tls_config: { ca_file: /etc/prometheus/evenkeel/ca.crt }\n", ""),
+        ("    authorization: { credentials_file: /etc/prometheus/evenkeel/prometheus.token }\n", ""),
+    ]);
     let mut replace = |from: &str, to: &str| {
         assert!(text.contains(from), "{from} is not in deploy/prometheus.yml");
         text = text.replace(from, to);
@@ -133,8 +162,6 @@ fn configuration(cluster: &ClusterPorts) -> String {
     }
     replace("scrape_interval: 5s", &format!("scrape_interval: {SCRAPE_INTERVAL}"));
     replace("evaluation_interval: 5s", &format!("evaluation_interval: {SCRAPE_INTERVAL}"));
-    let rules = crate::at_root("dashboards/rules");
-    replace("../dashboards/rules", &rules.display().to_string());
     text
 }
 
