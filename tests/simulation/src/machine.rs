@@ -81,6 +81,8 @@ impl Machine {
         options.cluster.partitions = self.shape.partitions;
         options.cluster.replication_factor = 3;
         options.network.host = name(self.node);
+        // Nobody else is on the simulated network.
+        options.network.insecure = true;
         options.network.port = PORT;
         options.data.directory = self.folder.path().display().to_string();
         // The room on the disk that the tests run on is no function of the seed.
