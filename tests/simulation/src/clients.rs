@@ -174,6 +174,7 @@ impl Client {
             | "PARKED_FULL"
             | "TOO_MANY_IN_FLIGHT"
             | "BYTES_IN_FLIGHT_FULL"
+            | "DISK_FULL"
             | "STOPPING" => Outcome::NotDone,
             _ if *request == Request::Get => Outcome::NotDone,
             _ => {
