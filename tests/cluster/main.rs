@@ -32,6 +32,7 @@ mod rebalancing;
 mod rebuilding;
 mod records;
 mod recovery;
+mod resting;
 mod run_outcomes;
 mod run_takeover;
 mod runs;

@@ -45,8 +45,9 @@ use crate::metric_definitions;
 use crate::monitoring;
 use crate::network::Network;
 use crate::observer::Observer;
-use crate::options::{Options, OptionsError, Validated};
+use crate::options::{Options, OptionsError, RaftOptions, Validated};
 use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
+use crate::pulse::{self, PulseTimes};
 use crate::raft_service::RaftService;
 use crate::rebuilding::{self, Marks, REPLICAS_MIN, Rebuilding};
 use crate::replica::{Raft, Replica};
@@ -261,9 +262,16 @@ where
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {
-        background.spawn(peer.clone().run(stop.clone()));
+        background.spawn(peer.clone().run(replicas.clone(), stop.clone()));
         background.spawn(revive_replication(peer.clone(), replicas.clone(), stop.clone()));
     }
+    background.spawn(pulse::run(
+        replicas.clone(),
+        peers.clone(),
+        validated.node,
+        pulse_times(&options),
+        stop.clone(),
+    ));
     background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
     background.spawn(status.clone().run(stop.clone()));
     if let Some(monitoring) = &monitoring {
@@ -468,6 +476,11 @@ fn new_elector(options: &Options) -> Elector {
     Elector::new(times, order)
 }
 
+fn pulse_times(options: &Options) -> PulseTimes {
+    let RaftOptions { heartbeat_interval, lease, rest_after, .. } = options.raft;
+    PulseTimes { heartbeat_interval, lease, rest_after }
+}
+
 fn raft_config(options: &Options) -> Arc<openraft::Config> {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let lease = ms(options.raft.lease);
@@ -479,6 +492,8 @@ fn raft_config(options: &Options) -> Arc<openraft::Config> {
         election_timeout_min: lease.saturating_sub(1).max(1),
         election_timeout_max: lease,
         enable_elect: false,
+        // One tick for all replicas: `pulse`.
+        enable_tick: false,
         enable_leader_restore: Some(false),
         max_payload_entries: APPEND_ENTRIES_MAX,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
@@ -515,7 +530,16 @@ async fn start_replicas(
             true => Rebuilding::begun(members.len()),
             false => Rebuilding::done(),
         };
-        started.push(Arc::new(Replica::new(partition, me, raft, log, reader, members, rebuilding)));
+        started.push(Arc::new(Replica::new(
+            partition,
+            me,
+            raft,
+            log,
+            reader,
+            members,
+            rebuilding,
+            options.raft.lease,
+        )));
     }
     Ok(started)
 }

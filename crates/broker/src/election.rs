@@ -5,17 +5,22 @@
 //! `lease + rank × stagger` stands; rank 0 has the highest priority, so a partition's replicas stand one after
 //! another, best first, while each gives the one before it `stagger` to win. A replica that stood and heard
 //! nothing since stands again after `retry + rank × stagger`: ranks never stand at the same time.
+//! A group may *rest*: its leader is silent, and trusted for as long as its broker is heard, whatever it is heard for.
+//! When the broker is silent for a lease, all groups that rest on it go on as if their leaders had been heard with it.
 //! [`Order::Jitter`] replaces `rank × stagger` by a random delay, for clusters with priority election off.
 //!
 //! Cost: [`heard`](ElectionSchedule::heard), called for each heartbeat, stores an instant. The heap keeps one
 //! live entry per group, which is put right when it comes up: per group one push and one pop per lease.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Number of a Raft group: a partition's id, or 0 for the system group.
 pub type GroupId = u32;
+
+/// A broker that leads.
+pub type BrokerId = u64;
 
 /// How long each lower rank leaves the first election of a new group to the ranks above: their brokers may still be
 /// starting, and nothing is unavailable yet that was available before.
@@ -62,6 +67,8 @@ enum Waiting {
     ForLeader(Instant),
     /// For its own candidacy, since then.
     ForVotes(Instant),
+    /// For nothing, while the broker of its leader is heard.
+    Resting(BrokerId),
     /// For nothing: it leads.
     Leading,
 }
@@ -78,6 +85,13 @@ struct Group {
     queued: Option<Instant>,
 }
 
+/// A broker on which groups rest.
+#[derive(Debug)]
+struct RestingOn {
+    heard: Instant,
+    groups: HashSet<GroupId>,
+}
+
 /// Watches a broker's replicas and says which should stand, and when to look again.
 #[derive(Debug)]
 pub struct ElectionSchedule {
@@ -86,6 +100,8 @@ pub struct ElectionSchedule {
     /// This broker stands only where nobody else does.
     yields: bool,
     groups: HashMap<GroupId, Group>,
+    /// By leader; only those with groups.
+    resting: HashMap<BrokerId, RestingOn>,
     heap: BinaryHeap<Reverse<(Instant, GroupId)>>,
 }
 
@@ -95,7 +111,8 @@ impl ElectionSchedule {
     pub fn new(times: ElectionTimes, order: Order) -> Self {
         // With no time between attempts, a group would be due for ever at one instant.
         let times = ElectionTimes { retry: times.retry.max(RETRY_MIN), ..times };
-        Self { times, order, yields: false, groups: HashMap::new(), heap: BinaryHeap::new() }
+        let (groups, resting, heap) = Default::default();
+        Self { times, order, yields: false, groups, resting, heap }
     }
 
     /// Starts to watch a replica of `rank` in `group`. In a group that is `new`, as far as this replica's disk
@@ -108,7 +125,56 @@ impl ElectionSchedule {
 
     /// Forgets a group.
     pub fn remove(&mut self, group: GroupId) {
-        self.groups.remove(&group);
+        if let Some(Waiting::Resting(leader)) = self.groups.remove(&group).map(|g| g.waiting) {
+            self.leave(group, leader);
+        }
+    }
+
+    /// `leader`, heard just now, will be silent about this group from now on.
+    pub fn rest(&mut self, group: GroupId, leader: BrokerId, now: Instant) {
+        self.update(group, |g| {
+            if !matches!(g.waiting, Waiting::Leading) {
+                g.waiting = Waiting::Resting(leader);
+            }
+        });
+        if self.rests(group) {
+            let on = self.resting.entry(leader).or_insert(RestingOn { heard: now, groups: HashSet::new() });
+            on.heard = on.heard.max(now);
+            on.groups.insert(group);
+        }
+    }
+
+    /// Whether the group rests, so that its leader must be taken for alive.
+    #[must_use]
+    pub fn rests(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|g| matches!(g.waiting, Waiting::Resting(_)))
+    }
+
+    /// A broker was heard, and with it all leaders that rest there.
+    pub fn broker_heard(&mut self, leader: BrokerId, now: Instant) {
+        if let Some(on) = self.resting.get_mut(&leader) {
+            on.heard = on.heard.max(now);
+        }
+    }
+
+    /// A broker's connection ended, or it was silent for a lease: groups that rest on it have to hear from their leaders
+    /// themselves, as if each had been heard when the broker was. Answers whether there are any.
+    pub fn broker_lost(&mut self, leader: BrokerId) -> bool {
+        let Some(RestingOn { heard, groups }) = self.resting.remove(&leader) else { return false };
+        for group in &groups {
+            self.update(*group, |g| g.waiting = Waiting::ForLeader(heard));
+        }
+        !groups.is_empty()
+    }
+
+    /// The group rests on that broker no longer.
+    fn leave(&mut self, group: GroupId, leader: BrokerId) {
+        if let Some(on) = self.resting.get_mut(&leader) {
+            on.groups.remove(&group);
+            if on.groups.is_empty() {
+                self.resting.remove(&leader);
+            }
+        }
     }
 
     /// A leader was heard (append, heartbeat, snapshot, transfer) or a vote was granted. Answers whether
@@ -117,7 +183,9 @@ impl ElectionSchedule {
         self.update(group, |g| match g.waiting {
             Waiting::Leading => {}
             Waiting::ForLeader(since) => g.waiting = Waiting::ForLeader(since.max(now)),
-            Waiting::ForFirstLeader(_) | Waiting::ForVotes(_) => g.waiting = Waiting::ForLeader(now),
+            Waiting::ForFirstLeader(_) | Waiting::ForVotes(_) | Waiting::Resting(_) => {
+                g.waiting = Waiting::ForLeader(now);
+            }
         })
     }
 
@@ -158,8 +226,14 @@ impl ElectionSchedule {
     /// The groups in which this broker's replica should stand at `now`, earliest first. Each counts as having
     /// stood; it is due again after the retry interval if nothing is heard.
     pub fn due(&mut self, now: Instant) -> Vec<GroupId> {
+        let silent =
+            |(leader, on): (&BrokerId, &RestingOn)| (on.heard + self.times.lease <= now).then_some(*leader);
+        let silent: Vec<BrokerId> = self.resting.iter().filter_map(silent).collect();
+        for leader in silent {
+            self.broker_lost(leader);
+        }
         let mut due = Vec::new();
-        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+        while self.next_of_heap().is_some_and(|deadline| deadline <= now) {
             let Some(Reverse((_, group))) = self.heap.pop() else { break };
             let Some(g) = self.groups.get_mut(&group) else { continue };
             g.queued = None;
@@ -174,6 +248,11 @@ impl ElectionSchedule {
 
     /// When [`due`](Self::due) next has something to say, if no event comes before; `None` when never.
     pub fn next_deadline(&mut self) -> Option<Instant> {
+        let silent = self.resting.values().map(|on| on.heard + self.times.lease).min();
+        silent.into_iter().chain(self.next_of_heap()).min()
+    }
+
+    fn next_of_heap(&mut self) -> Option<Instant> {
         loop {
             let Reverse((at, group)) = *self.heap.peek()?;
             let real = match self.groups.get(&group) {
@@ -200,7 +279,13 @@ impl ElectionSchedule {
     /// Answers whether the group was queued anew, which is so when its deadline became earlier.
     fn update(&mut self, group: GroupId, change: impl FnOnce(&mut Group)) -> bool {
         let Some(g) = self.groups.get_mut(&group) else { return false };
+        let before = g.waiting;
         change(g);
+        if let (Waiting::Resting(leader), now) = (before, g.waiting)
+            && !matches!(now, Waiting::Resting(on) if on == leader)
+        {
+            self.leave(group, leader);
+        }
         self.reschedule(group)
     }
 
@@ -224,7 +309,7 @@ impl ElectionSchedule {
             Waiting::ForFirstLeader(since) => since + FIRST_ELECTION_STAGGER * g.rank,
             Waiting::ForLeader(since) => since + self.times.lease + self.handicap(group, g),
             Waiting::ForVotes(since) => since + self.times.retry + self.handicap(group, g),
-            Waiting::Leading => return None,
+            Waiting::Leading | Waiting::Resting(_) => return None,
         };
         Some(g.quiet_until.map_or(deadline, |until| deadline.max(until + self.handicap(group, g))))
     }
@@ -369,6 +454,9 @@ mod tests {
         Leading(u32, bool),
         Stood(u32),
         Quiet(u32, Option<u64>),
+        Rest(u32, u64),
+        BrokerHeard(u64),
+        BrokerLost(u64),
         Due,
     }
 
@@ -378,9 +466,25 @@ mod tests {
             (1u32..=4, any::<bool>()).prop_map(|(g, leads)| Event::Leading(g, leads)),
             (1u32..=4).prop_map(Event::Stood),
             (1u32..=4, proptest::option::of(0u64..2000)).prop_map(|(g, until)| Event::Quiet(g, until)),
+            (1u32..=4, 1u64..=2).prop_map(|(g, leader)| Event::Rest(g, leader)),
+            (1u64..=2).prop_map(Event::BrokerHeard),
+            (1u64..=2).prop_map(Event::BrokerLost),
             Just(Event::Due),
         ];
         proptest::collection::vec((0u64..400, event), 0..60)
+    }
+
+    /// When the group stands, or with `stands` false when there is something to look at; worked out without the heap.
+    fn scanned(schedule: &ElectionSchedule, id: u32, g: &Group, stands: bool) -> Option<Instant> {
+        match g.waiting {
+            Waiting::Resting(leader) => {
+                let silent = schedule.resting[&leader].heard + TIMES.lease;
+                let handicap = schedule.handicap(id, g);
+                let stood = g.quiet_until.map_or(silent, |until| silent.max(until)) + handicap;
+                Some(if stands { stood } else { silent })
+            }
+            _ => schedule.deadline(id, g),
+        }
     }
 
     proptest! {
@@ -426,9 +530,14 @@ mod tests {
                     Event::Leading(g, leads) => schedule.leading(g, leads, now),
                     Event::Stood(g) => schedule.stood(g, now),
                     Event::Quiet(g, until) => schedule.quiet(g, until.map(|until| now + ms(until))),
+                    Event::Rest(g, leader) => schedule.rest(g, leader, now),
+                    Event::BrokerHeard(leader) => schedule.broker_heard(leader, now),
+                    Event::BrokerLost(leader) => {
+                        schedule.broker_lost(leader);
+                    }
                     Event::Due => {
                         let overdue = |(id, g): (&u32, &Group)| {
-                            schedule.deadline(*id, g).is_some_and(|at| at <= now).then_some(*id)
+                            scanned(&schedule, *id, g, true).is_some_and(|at| at <= now).then_some(*id)
                         };
                         let mut expected: Vec<u32> = schedule.groups.iter().filter_map(overdue).collect();
                         let mut due: Vec<u32> = schedule.due(now);
@@ -438,7 +547,7 @@ mod tests {
                     }
                 }
                 let earliest =
-                    schedule.groups.iter().filter_map(|(id, g)| schedule.deadline(*id, g)).min();
+                    schedule.groups.iter().filter_map(|(id, g)| scanned(&schedule, *id, g, false)).min();
                 prop_assert_eq!(schedule.next_deadline(), earliest);
             }
         }

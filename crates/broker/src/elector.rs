@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evenkeel_protocol::PartitionId;
+use evenkeel_protocol::{NodeId, PartitionId};
 use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -78,6 +78,30 @@ impl Elector {
             self.0.wake.notify_one();
         }
         state.heard.insert(partition, now).map(|before| now - before)
+    }
+
+    /// `leader` falls silent about a partition: its broker's signs of life stand for its own.
+    pub fn rest(&self, partition: PartitionId, leader: NodeId) {
+        let mut state = self.0.state.lock();
+        state.schedule.rest(partition.0, leader.0, clock::now());
+        // The time until it is heard again says nothing about heartbeats.
+        state.heard.remove(&partition);
+    }
+
+    /// Whether the leader of a partition is trusted because its broker is heard.
+    pub fn rests(&self, partition: PartitionId) -> bool {
+        self.0.state.lock().schedule.rests(partition.0)
+    }
+
+    pub fn broker_heard(&self, broker: NodeId) {
+        self.0.state.lock().schedule.broker_heard(broker.0, clock::now());
+    }
+
+    /// The connection on which a broker was heard ended.
+    pub fn broker_lost(&self, broker: NodeId) {
+        if self.0.state.lock().schedule.broker_lost(broker.0) {
+            self.0.wake.notify_one();
+        }
     }
 
     /// A candidate got our promise of a vote: standing now would only split the votes. Under load the ranks'

@@ -137,6 +137,7 @@ impl Handover {
             detail,
             ..base.clone()
         };
+        replica.rest.disturb();
         let Some(_reserved) = replica.try_begin_transfer() else {
             return answer(
                 Code::TransferInProgress,

@@ -31,8 +31,6 @@ use crate::metric_definitions as metric;
 use crate::replica::Replica;
 use crate::status::{StatusHub, role_of};
 
-/// Commits are counted this often between two changes of role.
-const COMMITS_INTERVAL_MS: u64 = 1_000;
 /// A fresh leader that could not serve until then is timed no longer.
 const TRANSITION_MS_MAX: u64 = 30_000;
 
@@ -126,13 +124,36 @@ impl Leadership {
     }
 }
 
+/// Entries committed while this replica led: counted when somebody scrapes, so that counting takes no timer.
+#[derive(Debug, Default)]
+pub struct Commits {
+    /// Up to which index they are counted; `None` while another replica leads.
+    counted: Mutex<Option<u64>>,
+}
+
+impl Commits {
+    fn begin(&self, committed: u64) {
+        *self.counted.lock() = Some(committed);
+    }
+
+    fn end(&self) {
+        *self.counted.lock() = None;
+    }
+
+    pub fn count(&self, partition: PartitionId, committed: u64) {
+        if let Some(counted) = self.counted.lock().as_mut() {
+            metric::committed(partition.0, committed.saturating_sub(*counted));
+            *counted = committed.max(*counted);
+        }
+    }
+}
+
 /// Follows one replica's roles until it stops: loads and unloads, tells the elector and the gateways, and counts.
 pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) {
     let partition = replica.partition;
     let mut changes = replica.raft.server_metrics();
     let mut led = false;
     let mut role = Role::Unspecified;
-    let mut committed_at_start = 0;
     loop {
         replica.tenure();
         let metrics = replica.raft_metrics();
@@ -148,21 +169,17 @@ pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) 
             let committed = metrics.local_committed.map_or(0, |id| id.index());
             if leads {
                 metric::election_won(partition.0);
-                committed_at_start = committed;
+                replica.commits.begin(committed);
                 tokio::spawn(measure_transition(replica.clone(), clock::now()));
             } else {
-                metric::committed(partition.0, committed.saturating_sub(committed_at_start));
+                replica.commits.count(partition, committed);
+                replica.commits.end();
             }
             led = leads;
         }
         status.changed();
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(Duration::from_millis(COMMITS_INTERVAL_MS)), if led => {
-                let committed = replica.raft_metrics().local_committed.map_or(0, |id| id.index());
-                metric::committed(partition.0, committed.saturating_sub(committed_at_start));
-                committed_at_start = committed.max(committed_at_start);
-            }
+        if changes.changed().await.is_err() {
+            break;
         }
     }
     // The replica has stopped, and with it whatever it did as leader.

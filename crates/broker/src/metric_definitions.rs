@@ -110,6 +110,10 @@ fn describe() {
         "Time from winning the last election until the leader could serve."
     );
     describe_gauge!("evenkeel_partition_records", "Records in the partition, as applied here.");
+    describe_gauge!(
+        "evenkeel_partition_resting",
+        "1 while this broker leads the partition and sends nothing for it, since nothing happens."
+    );
     describe_gauge!("evenkeel_partition_priority", "Priority of this broker's replica.");
     describe_gauge!(
         "evenkeel_replica_rebuilding",
@@ -350,6 +354,8 @@ pub struct ReplicaGauges {
     pub role: f64,
     pub health: f64,
     pub commit_index: u64,
+    /// It leads and has fallen silent, since there is nothing to say.
+    pub resting: bool,
     pub append_index: u64,
     pub records: u64,
     pub priority: u32,
@@ -363,6 +369,7 @@ pub fn set_replica_gauges(partition: u32, replica: &ReplicaGauges, others: impl 
     gauge!("zeebe_health", &labels).set(replica.health);
     gauge!("atomix_partition_raft_commit_index", &labels).set(replica.commit_index as f64);
     gauge!("atomix_partition_raft_append_index", &labels).set(replica.append_index as f64);
+    gauge!("evenkeel_partition_resting", &labels).set(f64::from(u8::from(replica.resting)));
     gauge!("evenkeel_partition_records", &labels).set(replica.records as f64);
     gauge!("evenkeel_partition_priority", &labels).set(f64::from(replica.priority));
     let uncommitted = replica.append_index.saturating_sub(replica.commit_index);

@@ -137,6 +137,9 @@ pub struct RaftOptions {
     /// How much longer each lower rank waits before it stands.
     #[serde(with = "humantime_serde")]
     pub stagger: Duration,
+    /// How long nothing may have happened before a partition rests; zero keeps all awake.
+    #[serde(with = "humantime_serde")]
+    pub rest_after: Duration,
     /// Applied entries after which a partition is snapshotted.
     pub snapshot_after_entries: u64,
     /// Entries kept after a snapshot for followers that lag a little.
@@ -150,6 +153,7 @@ impl Default for RaftOptions {
             heartbeat_interval: Duration::from_millis(100),
             lease: Duration::from_millis(500),
             stagger: Duration::from_millis(50),
+            rest_after: Duration::from_secs(3),
             snapshot_after_entries: 50_000,
             log_entries_kept: 20_000,
         }
@@ -274,6 +278,10 @@ impl Settings for Options {
         ("raft.heartbeat_interval", "How often a leader shows that it lives; less than half of raft.lease"),
         ("raft.lease", "How long a silent leader is trusted before the first replica stands for election"),
         ("raft.stagger", "How much longer each replica of lower priority waits than the one above it"),
+        (
+            "raft.rest_after",
+            "How long nothing may happen before a partition falls silent; 0s keeps all awake",
+        ),
         ("raft.snapshot_after_entries", "Snapshot a partition after this many applied log entries"),
         (
             "raft.log_entries_kept",

@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::replicas::Replicas;
 use crate::stop::Stop;
-use crate::wire;
+use crate::{pulse, wire};
 
 /// Largest message that brokers accept from each other: a batch of 4 MiB and its overhead fit many times.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -48,13 +49,21 @@ pub struct Peer {
     channel: Channel,
     exchange: Mutex<Option<Arc<Exchange>>>,
     connected: watch::Sender<bool>,
+    /// How often the exchange came up.
+    connections: AtomicU64,
+    /// When something last came back on the exchange.
+    answered_at: Mutex<Option<Instant>>,
     next_stream: AtomicU64,
 }
+
+/// Pulses waiting for the connection: one more says no more.
+const QUEUE_PULSES_MAX: usize = 4;
 
 /// The live bidirectional stream; dropped and made anew when the connection breaks.
 pub struct Exchange {
     appends: mpsc::Sender<pb::AppendRequest>,
     heartbeats: mpsc::Sender<pb::AppendRequest>,
+    pulses: mpsc::Sender<pb::Pulse>,
     /// Where each open stream's results go. `None` once the exchange is broken: nobody may join then.
     waiting: Mutex<Option<HashMap<u64, mpsc::Sender<pb::AppendResult>>>>,
 }
@@ -87,6 +96,8 @@ impl Peer {
             channel,
             exchange: Mutex::new(None),
             connected,
+            connections: AtomicU64::new(0),
+            answered_at: Mutex::new(None),
             next_stream: AtomicU64::new(1),
         }))
     }
@@ -103,6 +114,24 @@ impl Peer {
         self.connected.subscribe()
     }
 
+    /// How often the exchange came up so far: who compares two numbers knows whether it broke in between.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// Whether the exchange is up and the peer said something on it within `lease`.
+    pub fn answered(&self, now: std::time::Instant, lease: Duration) -> bool {
+        let at = *self.answered_at.lock();
+        *self.connected.borrow() && at.is_some_and(|at| now.saturating_duration_since(at.into_std()) < lease)
+    }
+
+    /// Sends this broker's sign of life. Nobody waits for it: one that finds the queue full, or no connection, is lost.
+    pub fn pulse(&self, pulse: pb::Pulse) {
+        if let Some(exchange) = self.exchange.lock().as_ref() {
+            let _ = exchange.pulses.try_send(pulse);
+        }
+    }
+
     /// Opens a replication stream for one partition.
     pub fn open_stream(&self, results_max: usize) -> Result<AppendStream, NotConnected> {
         let not_connected = || NotConnected { node: self.node, address: self.address.clone() };
@@ -114,11 +143,11 @@ impl Peer {
     }
 
     /// Keeps the exchange up until the process ends. `stop` ends it.
-    pub async fn run(self: Arc<Self>, mut stop: Stop) {
+    pub async fn run(self: Arc<Self>, replicas: Replicas, mut stop: Stop) {
         let mut pause_ms = RECONNECT_MS_MIN;
         loop {
             tokio::select! {
-                lived = self.run_exchange() => if lived { pause_ms = RECONNECT_MS_MIN },
+                lived = self.run_exchange(&replicas) => if lived { pause_ms = RECONNECT_MS_MIN },
                 () = stop.requested() => return,
             }
             let jitter = rand::random_range(0..=pause_ms / 2);
@@ -131,10 +160,11 @@ impl Peer {
     }
 
     /// One life of the exchange; whether it came up at all.
-    async fn run_exchange(&self) -> bool {
+    async fn run_exchange(&self, replicas: &Replicas) -> bool {
         let (appends, appends_rx) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (heartbeats, heartbeats_rx) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let outbound = frames(appends_rx, heartbeats_rx);
+        let (pulses, pulses_rx) = mpsc::channel(QUEUE_PULSES_MAX);
+        let outbound = frames(appends_rx, heartbeats_rx, pulses_rx);
         let mut inbound = match self.client().exchange(outbound).await {
             Ok(response) => response.into_inner(),
             Err(status) if status.code() == tonic::Code::FailedPrecondition => {
@@ -146,14 +176,23 @@ impl Peer {
                 return false;
             }
         };
-        let exchange = Arc::new(Exchange { appends, heartbeats, waiting: Mutex::new(Some(HashMap::new())) });
+        let exchange = Exchange { appends, heartbeats, pulses, waiting: Mutex::new(Some(HashMap::new())) };
+        let exchange = Arc::new(exchange);
         *self.exchange.lock() = Some(exchange.clone());
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        *self.answered_at.lock() = Some(Instant::now());
         self.connected.send_replace(true);
         tracing::info!(peer = %self.node, address = %self.address, "connected to peer");
         let broken = Broken { peer: self, exchange: &exchange };
         loop {
             match inbound.message().await {
-                Ok(Some(frame)) => exchange.deliver(frame),
+                Ok(Some(mut frame)) => {
+                    *self.answered_at.lock() = Some(Instant::now());
+                    if let Some(answer) = frame.pulse.take() {
+                        pulse::answered(replicas, self.node, &answer);
+                    }
+                    exchange.deliver(frame);
+                }
                 Ok(None) => {
                     tracing::info!(peer = %self.node, "peer closed the exchange");
                     break;
@@ -237,10 +276,12 @@ impl Drop for AppendStream {
 fn frames(
     appends: mpsc::Receiver<pb::AppendRequest>,
     heartbeats: mpsc::Receiver<pb::AppendRequest>,
+    pulses: mpsc::Receiver<pb::Pulse>,
 ) -> impl Stream<Item = pb::AppendFrame> + Send + 'static {
     struct Gather {
         appends: mpsc::Receiver<pb::AppendRequest>,
         heartbeats: mpsc::Receiver<pb::AppendRequest>,
+        pulses: mpsc::Receiver<pb::Pulse>,
         requests: Vec<pb::AppendRequest>,
         bytes: u64,
     }
@@ -253,9 +294,10 @@ fn frames(
             self.requests.len() >= FRAME_REQUESTS_MAX || self.bytes >= FRAME_BYTES_MAX
         }
     }
-    let gather = Gather { appends, heartbeats, requests: Vec::new(), bytes: 0 };
+    let gather = Gather { appends, heartbeats, pulses, requests: Vec::new(), bytes: 0 };
     futures::stream::unfold(gather, |mut g| async move {
         let mut send_at: Option<Instant> = None;
+        let mut pulse = None;
         loop {
             let deadline = send_at.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -268,17 +310,23 @@ fn frames(
                     g.push(request?);
                     send_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(HEARTBEAT_GATHER_MS));
                 }
+                request = g.pulses.recv() => {
+                    pulse = Some(request?);
+                    break;
+                }
                 () = tokio::time::sleep_until(deadline), if send_at.is_some() => break,
             }
         }
+        // However busy the partitions are, signs of life of the others go along.
+        pulse = pulse.or_else(|| g.pulses.try_recv().ok());
         while !g.full() {
-            match g.appends.try_recv() {
+            match g.heartbeats.try_recv().or_else(|_| g.appends.try_recv()) {
                 Ok(request) => g.push(request),
                 Err(_) => break,
             }
         }
         g.bytes = 0;
-        Some((pb::AppendFrame { requests: std::mem::take(&mut g.requests) }, g))
+        Some((pb::AppendFrame { requests: std::mem::take(&mut g.requests), pulse }, g))
     })
     .boxed()
 }

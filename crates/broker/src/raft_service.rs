@@ -10,7 +10,7 @@ use evenkeel_protocol::internal::v1::raft_server;
 use evenkeel_raft_storage::TypeConfig;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, VoteResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,11 +19,13 @@ use crate::disk_room::{DiskRoom, Room};
 use crate::network::OUTSTANDING_MAX;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
-use crate::{rebuilding, snapshot_transfer, wire};
+use crate::{pulse, rebuilding, snapshot_transfer, wire};
 
 /// Results waiting for the connection. A full queue slows the reading of requests down, which is the bound.
 const RESULTS_MAX: usize = 16_384;
 const FRAME_RESULTS_MAX: usize = 1_024;
+/// Answers to pulses waiting for the connection; one that finds no room is lost, and whoever waits for it asks again.
+const PULSES_MAX: usize = 4;
 
 pub struct RaftService {
     pub replicas: Replicas,
@@ -34,6 +36,16 @@ pub struct RaftService {
 impl RaftService {
     fn replica(&self, group: u32) -> Result<&Arc<Replica>, Status> {
         self.replicas.get(group).ok_or_else(|| Status::not_found(not_hosted(group)))
+    }
+}
+
+impl RaftService {
+    /// Whether the partition rests, here or on a broker that is heard: then there is a leader, although its lease has run
+    /// out. If it is this one, whoever doubts it will hear of it.
+    fn leader_is_trusted(&self, replica: &Replica) -> bool {
+        let trusted = replica.rest.is_resting() || self.replicas.elector.rests(replica.partition);
+        replica.rest.disturb();
+        trusted
     }
 }
 
@@ -57,14 +69,17 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<pb::AppendFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (results, results_rx) = mpsc::channel(RESULTS_MAX);
+        let (pulses, pulses_rx) = mpsc::channel(PULSES_MAX);
         let receiver = Receiver {
             replicas: self.replicas.clone(),
             disk_room: self.disk_room.clone(),
             results,
+            pulses,
+            heard: None,
             streams: HashMap::new(),
         };
         tokio::spawn(receiver.run(request.into_inner()));
-        Ok(Response::new(result_frames(results_rx)))
+        Ok(Response::new(result_frames(results_rx, pulses_rx)))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
@@ -76,6 +91,12 @@ impl raft_server::Raft for RaftService {
         }
         let ask =
             wire::vote_request_from_wire(&request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if request.pre_vote && self.leader_is_trusted(replica) {
+            let metrics = replica.raft_metrics();
+            let last_log_id = replica.log.state().last_log_id;
+            let refusal = VoteResponse { vote: metrics.vote, vote_granted: false, last_log_id };
+            return Ok(Response::new(wire::vote_response_to_wire(&refusal)));
+        }
         let answer =
             if request.pre_vote { replica.raft.pre_vote(ask).await } else { replica.raft.vote(ask).await };
         let answer = answer.map_err(|e| Status::unavailable(e.to_string()))?;
@@ -146,8 +167,20 @@ struct Receiver {
     replicas: Replicas,
     disk_room: DiskRoom,
     results: mpsc::Sender<pb::AppendResult>,
+    pulses: mpsc::Sender<pb::PulseAnswer>,
+    /// The broker at the other end, once it has shown a pulse.
+    heard: Option<NodeId>,
     /// Open replication streams: (group, stream) to the queue that openraft reads.
     streams: HashMap<(u32, u64), mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Whatever rested on this connection has to be heard by itself again.
+        if let Some(broker) = self.heard {
+            self.replicas.elector.broker_lost(broker);
+        }
+    }
 }
 
 impl Receiver {
@@ -163,6 +196,10 @@ impl Receiver {
                 frame = inbound.message() => {
                     // The peer's death or our own: either way its streams end with this receiver.
                     let Ok(Some(frame)) = frame else { return };
+                    if let Some(pulse) = frame.pulse {
+                        self.heard = Some(NodeId(pulse.node_id));
+                        let _ = self.pulses.try_send(pulse::answer(&self.replicas, pulse));
+                    }
                     for request in frame.requests {
                         if request.heartbeat {
                             heartbeats.push(heartbeat(self.replicas.clone(), request).boxed());
@@ -298,13 +335,15 @@ fn unavailable(group: u32, stream: u64, reason: String) -> pb::AppendResult {
 /// Frames of whatever results wait.
 fn result_frames(
     results: mpsc::Receiver<pb::AppendResult>,
+    pulses: mpsc::Receiver<pb::PulseAnswer>,
 ) -> BoxStream<'static, Result<pb::AppendResultFrame, Status>> {
-    futures::stream::unfold(results, |mut results| async move {
-        let mut frame = Vec::new();
-        if results.recv_many(&mut frame, FRAME_RESULTS_MAX).await == 0 {
-            return None;
+    futures::stream::unfold((results, pulses), |(mut results, mut pulses)| async move {
+        let mut frame = pb::AppendResultFrame::default();
+        tokio::select! {
+            received = results.recv_many(&mut frame.results, FRAME_RESULTS_MAX) => if received == 0 { return None },
+            Some(answer) = pulses.recv() => frame.pulse = Some(answer),
         }
-        Some((Ok(pb::AppendResultFrame { results: frame }), results))
+        Some((Ok(frame), (results, pulses)))
     })
     .boxed()
 }

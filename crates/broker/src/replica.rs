@@ -15,17 +15,22 @@ use evenkeel_raft_storage::{Command, GroupLog, PartitionReader, PartitionStateMa
 use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError};
-use openraft::{ReadPolicy, ServerState};
+use openraft::{Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
 
+use crate::clock;
 use crate::distribution::Replica as Member;
-use crate::leadership::{Leadership, Tenure};
+use crate::leadership::{Commits, Leadership, Tenure};
 use crate::metric_definitions::ReplicaMetrics;
 use crate::rebuilding::Rebuilding;
+use crate::resting::Rest;
 
 /// openraft, filled in.
 pub type Raft = openraft::Raft<TypeConfig, PartitionStateMachine>;
 pub type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+
+/// A lease with less than one of so many parts to go is not relied on: the proposal has to arrive within it.
+const LEASE_PARTS: u32 = 8;
 
 /// What a broker answers to a write.
 #[derive(Debug)]
@@ -54,6 +59,9 @@ pub struct Replica {
     pub leadership: Leadership,
     /// Says whether the replica has forgotten its past and does not count yet.
     pub rebuilding: Rebuilding,
+    lease: Duration,
+    pub rest: Rest,
+    pub commits: Commits,
     gate: Arc<RwLock<()>>,
     transfer: Arc<Mutex<()>>,
     /// Term in which a transfer was given up after its target had been told to stand: the target might still
@@ -70,6 +78,7 @@ impl Replica {
         reader: PartitionReader,
         members: Vec<Member>,
         rebuilding: Rebuilding,
+        lease: Duration,
     ) -> Self {
         Self {
             partition,
@@ -81,6 +90,9 @@ impl Replica {
             metrics: ReplicaMetrics::new(partition.0),
             leadership: Leadership::new(partition),
             rebuilding,
+            lease,
+            rest: Rest::new(clock::now()),
+            commits: Commits::default(),
             gate: Arc::default(),
             transfer: Arc::default(),
             lease_void_in_term: AtomicU64::new(0),
@@ -91,6 +103,11 @@ impl Replica {
     pub fn rank(&self) -> u32 {
         let rank = self.members.iter().position(|member| member.node == self.me).unwrap_or(0);
         u32::try_from(rank).unwrap_or(u32::MAX)
+    }
+
+    /// The brokers of the other replicas.
+    pub fn others(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().map(|member| member.node).filter(|node| *node != self.me)
     }
 
     /// A copy of openraft's newest metrics.
@@ -118,6 +135,7 @@ impl Replica {
     /// Proposes commands, in order, and answers each once it is applied. Waits at the gate during a transfer.
     pub async fn write(&self, commands: Vec<Command>, mut answer: impl FnMut(usize, Answer)) {
         let total = commands.len();
+        self.renew_lapsed_lease().await;
         let _open = self.gate.read().await;
         let mut results = match self.raft.client_write_many(commands).await {
             Ok(results) => results,
@@ -143,6 +161,24 @@ impl Replica {
         }
     }
 
+    /// openraft takes no proposal from a leader that no majority answered within the lease, as when the partition rested:
+    /// asks for such answers first. Costs a round trip then, and nothing otherwise. That it failed the proposal will tell.
+    async fn renew_lapsed_lease(&self) {
+        let lapsed = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let fresh = |acked: Duration| acked < self.lease - self.lease / LEASE_PARTS;
+            metrics.state == ServerState::Leader
+                && self.members.len() > 1
+                && !metrics.last_quorum_acked.as_ref().is_some_and(|acked| fresh(acked.elapsed()))
+        };
+        if lapsed {
+            self.rest.disturb();
+            let asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let _ = tokio::time::timeout(self.lease, asked).await;
+        }
+    }
+
     /// Returns once this replica may answer a linearizable read from what it has applied.
     pub async fn confirm_leadership(&self) -> Result<(), ReadRefusal> {
         let open = self.gate.try_read();
@@ -154,6 +190,7 @@ impl Replica {
             return Ok(());
         }
         if lease {
+            self.rest.disturb();
             match self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await {
                 Ok(_) => return Ok(()),
                 Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {}
@@ -161,6 +198,7 @@ impl Replica {
             }
         }
         drop(open);
+        self.rest.disturb();
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.read_refusal(error)),

@@ -13,6 +13,7 @@ use evenkeel_protocol::v1::{Health, Role};
 use openraft::{Instant as _, ServerState};
 use tokio::sync::{Notify, watch};
 
+use crate::clock;
 use crate::metric_definitions::{self as metric, ReplicaGauges};
 use crate::options::Options;
 use crate::peer::Peers;
@@ -99,6 +100,7 @@ impl StatusHub {
     /// Publishes until `stop`.
     pub async fn run(self, mut stop: Stop) {
         loop {
+            // Also when nothing changed: gateways take it for this broker's sign of life.
             self.0.published.send_replace(Arc::new(self.build()));
             tokio::select! {
                 () = self.0.changed.notified() => tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await,
@@ -161,6 +163,8 @@ impl StatusHub {
             };
             let leads = replica.leads().is_some();
             let own = replica.members.iter().find(|m| m.node == replica.me);
+            let committed = metrics.local_committed.map_or(0, |id| id.index());
+            replica.commits.count(replica.partition, committed);
             let gauges = ReplicaGauges {
                 role: match self.shown(replica, &metrics).0 {
                     Role::Leader => 3.0,
@@ -173,7 +177,8 @@ impl StatusHub {
                     Health::Dead => -1.0,
                     Health::Unhealthy | Health::Unspecified => 0.0,
                 },
-                commit_index: metrics.local_committed.map_or(0, |id| id.index()),
+                commit_index: committed,
+                resting: leads && replica.rest.is_resting(),
                 append_index,
                 records: replica.reader.records_count(),
                 priority: own.map_or(0, |m| m.priority.0),
@@ -221,7 +226,10 @@ impl StatusHub {
 
     fn is_cut_off(&self, replica: &Replica, metrics: &RaftMetrics) -> bool {
         let alone = replica.members.len() == 1;
+        // While it rests nobody is asked, and it ends its rest when a follower's broker does not answer.
+        let asked_since = replica.rest.awake_since();
         !alone
+            && asked_since.is_some_and(|since| clock::now() - since > self.0.cut_off_after)
             && metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() > self.0.cut_off_after)
     }
 

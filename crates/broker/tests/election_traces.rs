@@ -9,6 +9,8 @@
 //! 100ms stood p1 b1                            b1 stood for another reason
 //! 100ms quiet p1 b1 until=300ms                a transfer is under way; until=off: no longer
 //! 100ms yield b0                               b0 stands only where nobody else does; `claim b0`: no longer
+//! 100ms rest p1 b1 on=b0                       b0 leads p1 and is silent about it: b1 trusts it while it hears b0
+//! 100ms beat b0                                the others hear the broker b0; `cut b0`: they lost it
 //! 100ms die b0                                 b0 is gone
 //! 900ms                                        time passes
 //! ```
@@ -70,10 +72,19 @@ impl Cluster {
             self.brokers.get_mut(*broker).unwrap().yields(*name == "yield");
             return;
         }
+        if let [name @ ("beat" | "cut"), leader] = event {
+            for (_, schedule) in self.brokers.iter_mut().filter(|(broker, _)| *broker != leader) {
+                match *name {
+                    "beat" => schedule.broker_heard(number(leader), now),
+                    _ => drop(schedule.broker_lost(number(leader))),
+                }
+            }
+            return;
+        }
         let [name, group, rest @ ..] = event else { panic!("unknown event {event:?}") };
         let group: u32 = group.strip_prefix('p').unwrap().parse().unwrap();
         if let ("add", [broker, rank, new @ ..]) = (*name, rest) {
-            let seed = broker.strip_prefix('b').unwrap().parse().unwrap();
+            let seed = number(broker);
             let order = if self.jitter { Order::Jitter { seed } } else { Order::ByRank };
             let schedule = || ElectionSchedule::new(self.times, order);
             let rank = value("rank", rank).parse().unwrap();
@@ -91,6 +102,7 @@ impl Cluster {
                 "lead" => schedule.leading(group, true, now),
                 "follow" => schedule.leading(group, false, now),
                 "stood" => schedule.stood(group, now),
+                "rest" => schedule.rest(group, number(value("on", options[0])), now),
                 "quiet" => {
                     let until = value("until", options[0]);
                     schedule.quiet(group, (until != "off").then(|| self.start + duration(until)));
@@ -116,6 +128,10 @@ impl Cluster {
         }
         printed
     }
+}
+
+fn number(broker: &str) -> u64 {
+    broker.strip_prefix('b').unwrap().parse().unwrap()
 }
 
 fn value<'a>(key: &str, word: &'a str) -> &'a str {
