@@ -21,14 +21,16 @@ use std::time::{Duration, Instant};
 
 use evenkeel_protocol::v1::Role;
 use evenkeel_protocol::{Epoch, PartitionId};
+use evenkeel_raft_storage::TypeConfig;
 use openraft::async_runtime::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::clock;
 use crate::elector::Elector;
 use crate::metric_definitions as metric;
-use crate::replica::Replica;
+use crate::replica::{RaftServerMetrics, Replica};
 use crate::status::{StatusHub, role_of};
 
 /// A fresh leader that could not serve until then is timed no longer.
@@ -148,6 +150,29 @@ impl Commits {
     }
 }
 
+/// openraft publishes what its server does a moment before the whole of its metrics: who looks at these at once sees the
+/// role as it was, and nothing wakes him again. `false` when the replica has stopped.
+async fn all_metrics_tell(
+    replica: &Replica,
+    changes: &WatchReceiverOf<TypeConfig, RaftServerMetrics>,
+) -> bool {
+    let mut whole = replica.raft.metrics();
+    loop {
+        let agree = {
+            let (whole, server) = (whole.borrow_watched(), changes.borrow_watched());
+            whole.state == server.state
+                && whole.current_leader == server.current_leader
+                && whole.vote == server.vote
+        };
+        if agree {
+            return true;
+        }
+        if whole.changed().await.is_err() {
+            return false;
+        }
+    }
+}
+
 /// Follows one replica's roles until it stops: loads and unloads, tells the elector and the gateways, and counts.
 pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) {
     let partition = replica.partition;
@@ -178,7 +203,7 @@ pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) 
             led = leads;
         }
         status.changed();
-        if changes.changed().await.is_err() {
+        if changes.changed().await.is_err() || !all_metrics_tell(&replica, &changes).await {
             break;
         }
     }

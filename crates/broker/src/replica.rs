@@ -27,6 +27,7 @@ use crate::resting::Rest;
 
 /// openraft, filled in.
 pub type Raft = openraft::Raft<TypeConfig, PartitionStateMachine>;
+pub type RaftServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 pub type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 
 /// A lease with less than one of so many parts to go is not relied on: the proposal has to arrive within it.
