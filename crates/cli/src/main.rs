@@ -5,62 +5,21 @@
 //! and `drain` add 6, some partitions are not led as wanted afterwards, and 7, a run was under way already; `tls inspect`
 //! adds 10, the certificate is not valid.
 
-mod ack_gap;
-mod actuator;
-mod audit;
-mod authority;
 mod bench;
-mod bench_failover;
-mod bench_overload;
-mod bench_rebalance;
-mod bench_rebalance_report;
-mod child_process;
-mod cluster_api;
-mod connection;
-mod delete;
-mod demo;
-mod demo_input;
-mod dev;
-mod drain;
-#[cfg(test)]
-mod fake_gateway;
-mod file_limit;
-mod free_ports;
-mod get;
-mod http;
-mod import;
-mod json_lines;
-mod list;
-mod load;
-mod local_cluster;
-mod metrics_text;
-mod outcome;
-mod ownership;
-mod pacing;
-mod pid_file;
-mod put;
-mod rebalance;
-mod rebalance_follow;
-mod rebalance_report;
-mod rebuild;
-mod record_output;
-mod serve;
-mod server_events;
-mod signals;
-mod spread;
-mod status;
-mod tables;
-mod tls;
-mod token;
-mod verdict;
-mod watch;
+mod cluster;
+mod commands;
+mod output;
+mod processes;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::connection::Connection;
-use crate::outcome::{Failure, note};
+use crate::cluster::connection::Connection;
+use crate::commands::records::{delete, get, import, list, put, watch};
+use crate::commands::{audit, drain, ownership, rebalance, status, tls, token};
+use crate::output::outcome::{Failure, note};
+use crate::processes::{demo, dev, serve};
 
 /// Keyed records in partitions that stay evenly led.
 #[derive(Debug, Parser)]
