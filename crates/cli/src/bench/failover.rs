@@ -20,8 +20,8 @@ use crate::cluster::cluster_api::{ClusterApi, RebalanceBody};
 use crate::cluster::http::Http;
 use crate::commands::rebalance::follow::follow;
 use crate::commands::status::{is_balanced, lags_are_known};
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::dev::automatic_ports;
 use crate::processes::local_cluster::{LocalCluster, Member, Plan, all_led};
 use crate::processes::signals::stop_requested;
@@ -76,8 +76,8 @@ pub async fn run(args: FailoverBenchArgs) -> Result<(), Failure> {
     let measured = measured?;
     stopped?;
     match args.output {
-        Output::Table => print(measured.in_words())?,
-        Output::Json => print(measured.in_json())?,
+        Output::Table | Output::Wide => print(measured.in_words())?,
+        data => data.print(measured.in_json())?,
     }
     match measured.failed {
         0 => Ok(()),
@@ -116,12 +116,11 @@ impl Measured {
         )
     }
 
-    fn in_json(&self) -> String {
+    fn in_json(&self) -> serde_json::Value {
         json!({
             "kills": self.kills, "gap_ms": self.gaps_ms.json(), "worst_gap_ms": self.worst_ms.json(),
             "acknowledged": self.acknowledged, "failed": self.failed, "retried": self.retried,
         })
-        .to_string()
     }
 }
 

@@ -22,8 +22,8 @@ use crate::bench::load::{Gaps, Load, LoadPlan, LoadReport};
 use crate::bench::overload::OverloadBenchArgs;
 use crate::bench::rebalance::RebalanceBenchArgs;
 use crate::cluster::connection::Connection;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::pid_file;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -104,8 +104,8 @@ async fn bench_writes(args: WriteArgs, connection: &Connection) -> Result<(), Fa
     let client = connection.client_for(args.clients as usize).await?;
     let measured = measure(&args, &client).await?;
     match args.output {
-        Output::Table => print(in_words(&args, &measured))?,
-        Output::Json => print(in_json(&args, &measured))?,
+        Output::Table | Output::Wide => print(in_words(&args, &measured))?,
+        data => data.print(in_json(&args, &measured))?,
     }
     if let Some(failure) = &measured.report.last_failure {
         note(format_args!("the last failure: {failure}"));

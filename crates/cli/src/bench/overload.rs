@@ -27,8 +27,8 @@ use tonic_types::StatusExt;
 use crate::bench::metrics_text::samples;
 use crate::bench::pacing::Pace;
 use crate::cluster::http::Http;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::dev::automatic_ports;
 use crate::processes::file_limit;
 use crate::processes::local_cluster::{LocalCluster, Plan, all_led};
@@ -96,8 +96,8 @@ pub async fn run(args: OverloadBenchArgs) -> Result<(), Failure> {
     let measured = measured?;
     stopped?;
     match args.output {
-        Output::Table => print(measured.in_words())?,
-        Output::Json => print(measured.in_json())?,
+        Output::Table | Output::Wide => print(measured.in_words())?,
+        data => data.print(measured.in_json())?,
     }
     match measured.overload.failed {
         0 => Ok(()),
@@ -156,7 +156,7 @@ impl Measured {
         )
     }
 
-    fn in_json(&self) -> String {
+    fn in_json(&self) -> serde_json::Value {
         let phase = |phase: &Phase| {
             json!({
                 "offered_per_s": phase.offered_per_s, "acknowledged_per_s": phase.acknowledged_per_s,
@@ -167,7 +167,6 @@ impl Measured {
         };
         let share = self.share_of_peak();
         json!({"peak": phase(&self.peak), "overload": phase(&self.overload), "share_of_peak": share})
-            .to_string()
     }
 }
 

@@ -19,8 +19,8 @@ use crate::cluster::cluster_api::{ClusterApi, RebalanceBody, Run};
 use crate::cluster::connection::Connection;
 use crate::commands::rebalance::follow::follow;
 use crate::commands::status::{is_balanced, lags_are_known, leaders_per_broker, misplaced};
+use crate::output::format::Output;
 use crate::output::outcome::{EXIT_ALREADY_ACTIVE, Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::local_cluster::all_led;
 use crate::processes::signals::stop_requested;
 
@@ -83,8 +83,8 @@ pub async fn run(args: RebalanceBenchArgs, connection: &Connection) -> Result<()
     }
     let report = measured?;
     match output {
-        Output::Table => print(in_words(&report))?,
-        Output::Json => print(in_json(&report))?,
+        Output::Table | Output::Wide => print(in_words(&report))?,
+        data => data.print(in_json(&report))?,
     }
     match report.broken() {
         broken if broken.is_empty() => Ok(()),

@@ -132,6 +132,36 @@ pub struct BrokerState {
     pub leaders: u64,
 }
 
+/// What a restart of a broker would cost now.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartRisk {
+    /// No group has anything against it.
+    pub safe: bool,
+    /// Each of its replicas takes part and has caught up.
+    pub recovered: bool,
+    pub verdict: String,
+    #[serde(default)]
+    pub partitions: Vec<GroupRisk>,
+}
+
+/// The same for one group; 0 is the system group.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupRisk {
+    pub partition_id: u32,
+    pub leads: bool,
+    pub pauses: bool,
+    pub loses_availability: bool,
+    pub loses_durability: bool,
+    pub recovered: bool,
+    pub majority: u64,
+    pub working_elsewhere: u64,
+    pub caught_up_elsewhere: u64,
+    pub reason: Option<String>,
+    pub detail: Option<String>,
+}
+
 /// The answer to a drain.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -230,6 +260,13 @@ impl ClusterApi {
         }
         let url = self.url(BROKERS_PATH);
         Ok(read::<Brokers>(&url, self.http.get(&url).await?)?.brokers)
+    }
+
+    /// What a restart of the broker would cost now, and its JSON as it came.
+    pub async fn restart_risk(&self, node: u64) -> Result<(RestartRisk, Value), Failure> {
+        let url = self.url(&format!("{BROKERS_PATH}/{node}/restart-risk"));
+        let raw: Value = read(&url, self.http.get(&url).await?)?;
+        Ok((from_value(&url, raw.clone())?, raw))
     }
 
     /// Keeps the broker free of leaderships from now on.

@@ -59,6 +59,9 @@ pub struct Connection {
         value_name = "FILE"
     )]
     pub key: Option<PathBuf>,
+    /// Named cluster that says what the others leave open; see `evenkeel context`
+    #[arg(long, global = true, env = "EVENKEEL_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
     /// File with a bearer token to send; not readable by everybody
     #[arg(long, global = true, env = "EVENKEEL_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -100,6 +103,7 @@ impl Connection {
             cert: None,
             key: None,
             token_file: None,
+            context: None,
         }
     }
 

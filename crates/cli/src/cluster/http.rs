@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use crate::output::outcome::{EXIT_AUTH, Failure};
+use crate::output::outcome::{EXIT_AUTH, EXIT_TIMED_OUT, EXIT_UNREACHABLE, Failure};
 
 /// A drain, the slowest request, is answered within 15 seconds.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -173,17 +173,18 @@ async fn in_time<T>(
     url: &str,
     exchange: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<T, Failure> {
-    let detail = match tokio::time::timeout(TIMEOUT, exchange).await {
+    let (code, detail) = match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(Trouble::Unreachable(detail))) => detail,
+        Ok(Err(Trouble::Unreachable(detail))) => (EXIT_UNREACHABLE, detail),
         Ok(Err(Trouble::NotTrusted(detail))) => {
             return Err(Failure::new(EXIT_AUTH, format!("{method} {url}: {detail}")));
         }
-        Err(_) => format!("no answer within {TIMEOUT:?}"),
+        Err(_) => (EXIT_TIMED_OUT, format!("no answer within {TIMEOUT:?}")),
     };
-    Err(Failure::unreachable(format!(
-        "{method} {url}: {detail}; is the cluster running? See `evenkeel status`"
-    )))
+    Err(Failure::new(
+        code,
+        format!("{method} {url}: {detail}; is the cluster running? `evenkeel doctor` looks for the cause"),
+    ))
 }
 
 /// "Connection refused" rather than "client error (Connect)".

@@ -3,6 +3,7 @@
 pub mod actuator;
 pub mod cluster_api;
 pub mod connection;
+pub mod contexts;
 #[cfg(test)]
 pub mod fake_gateway;
 pub mod http;

@@ -5,8 +5,8 @@ use comfy_table::Table;
 use serde::Deserialize;
 
 use crate::cluster::connection::Connection;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, print};
-use crate::output::record_output::Output;
 use crate::output::tables::table;
 
 #[derive(Args, Debug)]
@@ -36,8 +36,8 @@ pub struct AuditEntry {
 pub async fn run(args: AuditArgs, connection: &Connection) -> Result<(), Failure> {
     let (entries, raw) = connection.cluster_api()?.audit(args.limit).await?;
     match args.output {
-        Output::Table => print(shown(&entries)),
-        Output::Json => print(raw),
+        Output::Table | Output::Wide => print(shown(&entries)),
+        data => data.print(raw),
     }
 }
 

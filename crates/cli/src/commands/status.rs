@@ -1,6 +1,7 @@
 //! `evenkeel status`: who leads what, who should, and who lags.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table};
@@ -9,33 +10,100 @@ use serde_json::{Value, json};
 
 use crate::cluster::cluster_api::BrokerState;
 use crate::cluster::connection::Connection;
-use crate::output::outcome::{Failure, print};
-use crate::output::record_output::Output;
-use crate::output::tables::table;
+use crate::commands::waiting::interval;
+use crate::output::format::Output;
+use crate::output::live::{Frame, repeat};
+use crate::output::outcome::Failure;
+use crate::output::tables::{right_align, table};
 use crate::output::verdict::{Wishes, verdict};
 
 #[derive(Args, Debug)]
 pub struct StatusArgs {
+    /// Show it again and again, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: how often
+    #[arg(long, requires = "watch", value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-pub async fn run(args: StatusArgs, connection: &Connection) -> Result<(), Failure> {
+/// The cluster as a gateway sees it, and what operators have asked of it.
+pub struct Seen {
+    pub topology: TopologyResponse,
+    pub wishes: Wishes,
+    /// Somebody told who is drained.
+    pub drained_known: bool,
+}
+
+/// Looks at the cluster.
+pub async fn look(connection: &Connection) -> Result<Seen, Failure> {
     let topology = connection.client().await?.topology().await?;
     // Wishes are told by the API port; a gateway that does not tell them is no reason to show nothing.
     let api = connection.cluster_api()?;
     let (brokers, paused) = tokio::join!(api.brokers(), api.is_paused());
     let drained = brokers.ok().as_deref().map(drained_nodes);
-    let wishes =
-        Wishes { drained: drained.clone().unwrap_or_default(), paused: matches!(paused, Ok(Some(true))) };
-    match args.output {
-        Output::Table => {
-            let table = status_table_with(&topology, &wishes.drained);
-            print(format_args!("{table}\n{}", verdict(&topology, &wishes)))
-        }
-        Output::Json => print(status_json(&topology, drained.as_ref(), &wishes)),
+    let drained_known = drained.is_some();
+    let wishes = Wishes { drained: drained.unwrap_or_default(), paused: matches!(paused, Ok(Some(true))) };
+    Ok(Seen { topology, wishes, drained_known })
+}
+
+pub async fn run(args: StatusArgs, connection: &Connection) -> Result<(), Failure> {
+    if args.watch {
+        let frame = || async { Ok(frame(args.output, &look(connection).await?)) };
+        return repeat(args.output, args.interval, frame).await;
     }
+    let Frame { people, data } = frame(args.output, &look(connection).await?);
+    args.output.show(|| people, || data)
+}
+
+fn frame(output: Output, Seen { topology, wishes, drained_known }: &Seen) -> Frame {
+    let table = match output {
+        Output::Wide => wide_table(topology, wishes),
+        _ => status_table_with(topology, &wishes.drained),
+    };
+    let drained = drained_known.then_some(&wishes.drained);
+    Frame {
+        people: format!("{table}\n{}", verdict(topology, wishes)),
+        data: status_json(topology, drained, wishes),
+    }
+}
+
+/// A line for each replica.
+fn wide_table(topology: &TopologyResponse, wishes: &Wishes) -> Table {
+    let header = ["partition", "broker", "address", "role", "priority", "primary", "health", "term"];
+    let mut rows = table(header.into_iter().chain(["lag entries", "lag bytes", "notes"]));
+    for partition in &topology.partitions {
+        for broker in &topology.brokers {
+            let Some(replica) = replica_of(broker, partition.partition_id) else { continue };
+            let leads = partition.leader == Some(broker.node_id);
+            let or_dash = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            let notes = [
+                (!broker.reachable, "away"),
+                (broker.draining, "stopping"),
+                (wishes.drained.contains(&broker.node_id), "drained"),
+                (leads && lead(partition) == Lead::NotPrimary, "not primary"),
+            ];
+            let notes: Vec<&str> = notes.into_iter().filter(|(so, _)| *so).map(|(_, note)| note).collect();
+            rows.add_row([
+                partition.partition_id.to_string(),
+                broker.node_id.to_string(),
+                format!("{}:{}", broker.host, broker.port),
+                if leads { "LEADER".to_owned() } else { role_name(replica.role).to_owned() },
+                replica.priority.to_string(),
+                if partition.primary == Some(broker.node_id) { "yes" } else { "" }.to_owned(),
+                health_name(replica.health).to_owned(),
+                replica.term.to_string(),
+                or_dash(replica.lag_entries),
+                or_dash(replica.lag_bytes),
+                notes.join(", "),
+            ]);
+        }
+    }
+    right_align(&mut rows, &[0, 1, 4, 7, 8, 9]);
+    rows
 }
 
 /// Node ids of drained brokers.
@@ -91,7 +159,7 @@ pub fn leaders_per_broker(topology: &TopologyResponse) -> Vec<(u64, usize)> {
     topology.brokers.iter().map(|broker| (broker.node_id, led(broker.node_id))).collect()
 }
 
-fn role_name(role: i32) -> &'static str {
+pub fn role_name(role: i32) -> &'static str {
     match Role::try_from(role) {
         Ok(Role::Leader) => "leader",
         Ok(Role::Follower) => "follower",
@@ -101,7 +169,7 @@ fn role_name(role: i32) -> &'static str {
     }
 }
 
-fn health_name(health: i32) -> &'static str {
+pub fn health_name(health: i32) -> &'static str {
     match Health::try_from(health) {
         Ok(Health::Healthy) => "healthy",
         Ok(Health::Unhealthy) => "unhealthy",
@@ -151,7 +219,7 @@ fn status_table_with(topology: &TopologyResponse, drained: &Drained) -> Table {
 }
 
 /// `drained` is `None` when nobody told who is.
-fn status_json(topology: &TopologyResponse, drained: Option<&Drained>, wishes: &Wishes) -> Value {
+pub fn status_json(topology: &TopologyResponse, drained: Option<&Drained>, wishes: &Wishes) -> Value {
     let replicas = |partition_id: u32| -> Vec<Value> {
         let of_broker = |broker: &Broker| {
             replica_of(broker, partition_id).map(|replica| {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::connection::Connection;
 use crate::commands::authority::{Authority, Wanted};
+use crate::output::format::Output;
 use crate::output::outcome::{EXIT_UNHEALTHY, Failure, note, print};
-use crate::output::record_output::Output;
 
 /// How this machine is dialled by itself.
 const LOCAL_HOSTS: &str = "localhost,127.0.0.1,::1";
@@ -188,14 +188,7 @@ async fn inspect(args: &InspectArgs, connection: &Connection) -> Result<(), Fail
     };
     let now = SystemTime::now();
     match args.output {
-        Output::Json => {
-            let certificates: Vec<Value> =
-                parsed.iter().map(|(certificate, print)| to_json(certificate, print, now)).collect();
-            let trusted =
-                distrusted.as_ref().map(|problem| json!({"trusted": problem.is_none(), "problem": problem}));
-            print(json!({"certificates": certificates, "authority": trusted}))?;
-        }
-        Output::Table => {
+        Output::Table | Output::Wide => {
             for (certificate, fingerprint) in &parsed {
                 print(to_text(certificate, fingerprint, now))?;
             }
@@ -206,6 +199,13 @@ async fn inspect(args: &InspectArgs, connection: &Connection) -> Result<(), Fail
                 }
                 _ => {}
             }
+        }
+        data => {
+            let certificates: Vec<Value> =
+                parsed.iter().map(|(certificate, print)| to_json(certificate, print, now)).collect();
+            let trusted =
+                distrusted.as_ref().map(|problem| json!({"trusted": problem.is_none(), "problem": problem}));
+            data.print(json!({"certificates": certificates, "authority": trusted}))?;
         }
     }
     if parsed.first().is_some_and(|(own, _)| own.not_after < now || own.not_before > now)

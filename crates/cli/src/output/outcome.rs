@@ -13,12 +13,31 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_UNREACHABLE: u8 = 3;
 /// The credentials are not known or not sufficient, or a certificate is not accepted.
 pub const EXIT_AUTH: u8 = 4;
+/// It did not come to its end in time.
+pub const EXIT_TIMED_OUT: u8 = 5;
 /// A rebalance ran, and some transfers failed.
 pub const EXIT_TRANSFERS_FAILED: u8 = 6;
 /// A rebalance is already under way.
 pub const EXIT_ALREADY_ACTIVE: u8 = 7;
 /// What was looked at is not well.
 pub const EXIT_UNHEALTHY: u8 = 10;
+/// The cluster works, and not every partition is led by its primary.
+pub const EXIT_UNBALANCED: u8 = 11;
+
+/// Every exit code, for the help.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  failed, or what was asked about is not there
+   2  wrong usage or configuration
+   3  the cluster cannot be reached, or it refused
+   4  credentials or certificates are not accepted
+   5  not done in time
+   6  partly done: some partitions are not led as wanted
+   7  a rebalance is under way already
+  10  not healthy, or not safe
+  11  not balanced
+`check --format nagios` exits as a Nagios plugin does: 0 ok, 1 warning, 2 critical, 3 unknown.";
 
 /// A command's failure: its exit code and what to tell the person.
 #[derive(Debug)]
@@ -36,9 +55,34 @@ impl Failure {
         Self::new(EXIT_USAGE, message)
     }
 
+    /// Everything about it has been said already.
+    pub fn told(code: u8) -> Self {
+        Self::new(code, "")
+    }
+
     /// What was asked about is not there.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(EXIT_NOT_FOUND, message)
+    }
+
+    pub fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(EXIT_TIMED_OUT, message)
+    }
+
+    /// What to run next, unless the message says so itself.
+    pub fn next_command(&self) -> Option<&'static str> {
+        // Servers and files name their own remedies.
+        let named =
+            self.message.is_empty() || self.message.contains("`evenkeel ") || self.message.contains("--");
+        match self.code {
+            _ if named => None,
+            EXIT_USAGE => Some("evenkeel help"),
+            EXIT_TRANSFERS_FAILED => Some("evenkeel rebalance explain"),
+            EXIT_ALREADY_ACTIVE => Some("evenkeel rebalance status"),
+            EXIT_UNBALANCED => Some("evenkeel rebalance"),
+            EXIT_TIMED_OUT | EXIT_UNHEALTHY => Some("evenkeel status"),
+            _ => Some("evenkeel doctor"),
+        }
     }
 
     pub fn unreachable(message: impl Into<String>) -> Self {

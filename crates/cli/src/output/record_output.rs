@@ -1,20 +1,10 @@
 //! How records are shown: readable keys and values, or JSON that loses nothing.
 
-use clap::ValueEnum;
 use evenkeel_protocol::v1::Record;
 use serde_json::{Map, Value, json};
 
 /// Longest piece of a value in a table.
 const VALUE_CHARS_MAX: usize = 60;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
-    #[default]
-    Table,
-    /// For programs: one JSON object a line
-    Json,
-}
 
 /// Text as it is; other bytes as hexadecimal with a leading 0x.
 pub fn readable(bytes: &[u8]) -> String {

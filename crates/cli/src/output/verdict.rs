@@ -51,7 +51,7 @@ pub fn verdict(topology: &TopologyResponse, wishes: &Wishes) -> String {
 }
 
 /// A drained primary is not to lead, and a drained leader is to leave.
-fn is_misplaced(partition: &Partition, wishes: &Wishes) -> bool {
+pub fn is_misplaced(partition: &Partition, wishes: &Wishes) -> bool {
     let drained = |node: Option<u64>| node.is_some_and(|node| wishes.drained.contains(&node));
     match drained(partition.primary) {
         true => drained(partition.leader),
@@ -144,7 +144,7 @@ fn elections(topology: &TopologyResponse) -> String {
     }
 }
 
-fn replicas<'a>(
+pub fn replicas<'a>(
     topology: &'a TopologyResponse,
     partition: &'a Partition,
 ) -> impl Iterator<Item = (&'a Broker, &'a Replica)> {
@@ -155,7 +155,7 @@ fn replicas<'a>(
     topology.brokers.iter().filter_map(of_partition)
 }
 
-fn listed(nodes: &BTreeSet<u64>) -> String {
+pub fn listed(nodes: &BTreeSet<u64>) -> String {
     nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 

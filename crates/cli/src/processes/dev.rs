@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::free_ports::{free_ports, is_free};
 use crate::processes::local_cluster::{LocalCluster, Member, Plan, Ports, all_led};
 use crate::processes::signals::stop_requested;
@@ -86,8 +86,8 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
         }
     };
     match args.output {
-        Output::Table => print(announcement(&cluster, took))?,
-        Output::Json => print(announcement_json(&cluster))?,
+        Output::Table | Output::Wide => print(announcement(&cluster, took))?,
+        data => data.print(announcement_json(&cluster))?,
     }
     let mut ends: FuturesUnordered<_> =
         cluster.members().map(|member| async move { (member, member.process.ended().await) }).collect();

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::cluster::cluster_api::{ClusterApi, Run, RunPartition};
 use crate::cluster::server_events::ServerEvents;
-use crate::output::outcome::{EXIT_UNREACHABLE, Failure};
+use crate::output::outcome::{EXIT_TIMED_OUT, EXIT_UNREACHABLE, Failure};
 
 /// A run of very many partitions, each waiting for a replica to catch up, still ends before this.
 const RUN_TIMEOUT: Duration = Duration::from_secs(900);
@@ -70,7 +70,7 @@ pub async fn follow(api: &ClusterApi, id: u64, watcher: &mut impl Watcher) -> Re
         }
     };
     tokio::time::timeout(RUN_TIMEOUT, to_the_end).await.unwrap_or_else(|_| {
-        Err(Failure::unreachable(format!(
+        Err(Failure::timed_out(format!(
             "rebalance {id} did not end within {RUN_TIMEOUT:?}; see `evenkeel rebalance --show {id}`"
         )))
     })
@@ -120,7 +120,9 @@ async fn by_asking(
                 }
             }
             // The gateway may be starting again, and the system group changing its leader.
-            Err(failure) if failure.code == EXIT_UNREACHABLE && answered.elapsed() < SILENCE_MAX => {}
+            Err(failure)
+                if matches!(failure.code, EXIT_UNREACHABLE | EXIT_TIMED_OUT)
+                    && answered.elapsed() < SILENCE_MAX => {}
             Err(failure) => return Err(failure),
         }
         tokio::time::sleep(pause).await;

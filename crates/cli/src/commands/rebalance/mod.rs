@@ -3,36 +3,44 @@
 //! Exit codes: 0 every partition is led as wanted, 2 wrong usage, 3 unreachable or refused, 6 some are not led as
 //! wanted afterwards, 7 a run was under way already.
 
+mod explain;
 pub mod follow;
+mod progress;
 pub mod report;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 
-use crate::cluster::cluster_api::{ClusterApi, RebalanceBody, Run, RunPartition};
+use crate::cluster::cluster_api::{ClusterApi, RebalanceBody, Run};
 use crate::cluster::connection::Connection;
-use crate::commands::rebalance::follow::{Watcher, follow};
+use crate::commands::rebalance::follow::follow;
+use crate::commands::rebalance::progress::Live;
 use crate::commands::rebalance::report::{
-    counted, hints, history_table, outcome_sentence, partition_line, plan_summary, plan_table, run_table,
+    hints, history_table, outcome_sentence, plan_summary, plan_table, run_table,
 };
+use crate::output::format::Output;
 use crate::output::outcome::{EXIT_TRANSFERS_FAILED, Failure, note, print};
-use crate::output::record_output::Output;
 use crate::processes::signals::stop_requested;
 
 /// Longest pause budget that a gateway takes.
 const PAUSE_BUDGET_MAX: Duration = Duration::from_secs(3_600);
-/// How often the time on the bar goes on.
-const BAR_TICK: Duration = Duration::from_millis(100);
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct RebalanceArgs {
+    #[command(subcommand)]
+    part: Option<Part>,
     #[command(flatten)]
     asked: Asked,
+    /// Wait for the run's end, as is done anyway
+    #[arg(long, conflicts_with_all = ["no_wait", "dry_run"])]
+    wait: bool,
+    /// Start the run, print its id, and leave
+    #[arg(long, conflicts_with_all = ["watch", "dry_run"])]
+    no_wait: bool,
     /// Show what would be done, ask the leaders whether it could be, and do nothing
     #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
@@ -49,6 +57,38 @@ pub struct RebalanceArgs {
     #[arg(long, group = "instead", conflicts_with_all = ["Asked", "dry_run", "watch"])]
     history: bool,
     /// How to print the outcome
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What to do about runs instead of starting one.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Show a run: this one, or else the one under way, or else the last one
+    Status(StatusPart),
+    /// Stop the run that is under way: transfers that have begun finish
+    Cancel,
+    /// Show the runs that the cluster remembers
+    History(OutputPart),
+    /// Say of each partition why it would move, stay or be skipped, and what would help
+    Explain(explain::ExplainArgs),
+}
+
+#[derive(Args, Debug)]
+struct StatusPart {
+    /// Run's id
+    id: Option<u64>,
+    /// Show each partition as it is done with, until the run ends
+    #[arg(long)]
+    watch: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct OutputPart {
+    /// How to print them
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -160,6 +200,13 @@ impl Asked {
 
 pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Failure> {
     let api = connection.cluster_api()?;
+    match args.part {
+        Some(Part::Status(part)) => return show(&api, part.id, part.watch, part.output).await,
+        Some(Part::Cancel) => return cancel(&api).await,
+        Some(Part::History(part)) => return history(&api, part.output).await,
+        Some(Part::Explain(part)) => return explain::run(&part, &api).await,
+        None => {}
+    }
     if args.cancel {
         return cancel(&api).await;
     }
@@ -167,28 +214,34 @@ pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Fai
         return history(&api, args.output).await;
     }
     if let Some(id) = args.show {
-        return show(&api, id, &args).await;
+        return show(&api, id, args.watch, args.output).await;
     }
     check_targets(&args.asked.targets)?;
     let body = args.asked.body();
     if args.dry_run {
-        let (plan, raw) = api.dry_run(&body).await?;
-        return match args.output {
-            Output::Table => print(format_args!("{}\n{}", plan_table(&plan), plan_summary(&plan, &body))),
-            Output::Json => print(raw),
-        };
+        return show_plan(&api, &body, args.output).await;
     }
     match api.start(&body).await? {
+        Some(id) if args.no_wait => args.output.show(
+            || format!("rebalance {id} is under way; see `evenkeel rebalance status {id}`"),
+            || json!({"rebalanceId": id}),
+        ),
         Some(id) => follow_and_tell(&api, id, args.watch, args.output).await,
         None => tell("balanced: nothing to move", args.output),
     }
 }
 
+/// Prints what a run would do.
+pub async fn show_plan(api: &ClusterApi, body: &RebalanceBody, output: Output) -> Result<(), Failure> {
+    let (plan, raw) = api.dry_run(body).await?;
+    output.show(|| format!("{}\n{}", plan_table(&plan), plan_summary(&plan, body)), || raw)
+}
+
 /// A sentence: what is asked for when people read, an aside when programs do.
 fn tell(text: &str, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Table => print(text),
-        Output::Json => {
+        Output::Table | Output::Wide => print(text),
+        _ => {
             note(text);
             Ok(())
         }
@@ -205,32 +258,34 @@ async fn cancel(api: &ClusterApi) -> Result<(), Failure> {
 async fn history(api: &ClusterApi, output: Output) -> Result<(), Failure> {
     let (runs, raw) = api.history().await?;
     match output {
-        Output::Table => print(history_table(&runs)),
-        Output::Json => print(raw),
+        Output::Table | Output::Wide => print(history_table(&runs)),
+        data => data.print(raw),
     }
 }
 
-async fn show(api: &ClusterApi, id: Option<u64>, args: &RebalanceArgs) -> Result<(), Failure> {
+async fn show(api: &ClusterApi, id: Option<u64>, watch: bool, output: Output) -> Result<(), Failure> {
     let found = match id {
         Some(id) => Some(api.run(id).await?),
         None => api.active_or_last().await?,
     };
-    let Some((run, raw)) = found else { return tell("no rebalance has run yet", args.output) };
-    if args.watch {
-        return follow_and_tell(api, run.rebalance_id, true, args.output).await;
+    let Some((run, raw)) = found else { return tell("no rebalance has run yet", output) };
+    if watch {
+        return follow_and_tell(api, run.rebalance_id, true, output).await;
     }
-    match args.output {
-        Output::Table => print(format_args!("{}\n{}", run_table(&run), outcome_sentence(&run))),
-        Output::Json => print(raw),
+    match output {
+        Output::Table | Output::Wide => {
+            print(format_args!("{}\n{}", run_table(&run), outcome_sentence(&run)))
+        }
+        data => data.print(raw),
     }
 }
 
 /// Waits for the run's end and says what became of each partition.
-async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Output) -> Result<(), Failure> {
+pub async fn follow_and_tell(api: &ClusterApi, id: u64, watch: bool, output: Output) -> Result<(), Failure> {
     let (run, raw) = follow_or_leave(api, id, watch).await?;
     match output {
-        Output::Table => print(run_table(&run))?,
-        Output::Json => print(&raw)?,
+        Output::Table | Output::Wide => print(run_table(&run))?,
+        data => data.print(raw)?,
     }
     verdict(&run, output)
 }
@@ -266,52 +321,9 @@ async fn follow_or_leave(api: &ClusterApi, id: u64, watch: bool) -> Result<(Run,
     tokio::select! {
         followed = followed => followed,
         signal = stop => Err(Failure::new(1, format!(
-            "{signal}: rebalance {id} goes on without this command; see `evenkeel rebalance --show {id}`, or stop it \
-             with `evenkeel rebalance --cancel`"
+            "{signal}: rebalance {id} goes on without this command; see `evenkeel rebalance status {id}`, or stop it \
+             with `evenkeel rebalance cancel`"
         ))),
-    }
-}
-
-/// Progress as it happens: a bar on a terminal, lines elsewhere.
-struct Live {
-    bar: Option<ProgressBar>,
-    results: BTreeMap<String, u64>,
-}
-
-impl Live {
-    fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::no_length();
-            if let Ok(style) =
-                ProgressStyle::with_template("{bar:30} {pos}/{len} partitions  {elapsed}  {msg}")
-            {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(BAR_TICK);
-            bar
-        });
-        Self { bar, results: BTreeMap::new() }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Watcher for Live {
-    fn partition_done(&mut self, partition: &RunPartition, done: usize, all: usize) {
-        let result = partition.result.clone().unwrap_or_default();
-        *self.results.entry(result).or_default() += 1;
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(all as u64);
-                bar.set_position(done as u64);
-                bar.set_message(counted(&self.results));
-            }
-            None => note(partition_line(partition, done, all)),
-        }
     }
 }
 

@@ -10,12 +10,12 @@ use crate::output::tables::table;
 /// Partitions that one hint names before it only counts.
 const PARTITIONS_NAMED_MAX: usize = 10;
 
-fn node(node: Option<&String>) -> String {
+pub fn node(node: Option<&String>) -> String {
     node.filter(|node| !node.is_empty()).map_or_else(|| "-".to_owned(), Clone::clone)
 }
 
 /// The gateway's sentence without the partition's number, which has a column of its own.
-fn detail(partition: &RunPartition) -> &str {
+pub fn detail(partition: &RunPartition) -> &str {
     let detail = partition.detail.as_deref().unwrap_or_default();
     detail.strip_prefix(&format!("partition {}: ", partition.partition_id)).unwrap_or(detail)
 }
@@ -41,7 +41,7 @@ pub fn run_table(run: &Run) -> Table {
 }
 
 /// What a dry run would do with the partition.
-fn decision(partition: &RunPartition) -> String {
+pub fn decision(partition: &RunPartition) -> String {
     match partition.result.as_deref() {
         None => format!("move to {}", node(partition.to.as_ref().or(partition.desired_leader.as_ref()))),
         Some("ALREADY_LEADER") => "stay".to_owned(),
@@ -88,7 +88,7 @@ pub fn plan_summary(plan: &Run, asked: &RebalanceBody) -> String {
     text
 }
 
-fn is_filtered(partition: &RunPartition) -> bool {
+pub fn is_filtered(partition: &RunPartition) -> bool {
     partition.reason.as_deref() == Some("FILTERED")
 }
 
@@ -204,7 +204,7 @@ fn named(partitions: &[u32]) -> String {
     }
 }
 
-fn remedy(partition: &RunPartition) -> &'static str {
+pub fn remedy(partition: &RunPartition) -> &'static str {
     let known_reason = match partition.reason.as_deref() {
         Some("BUDGET_SPENT") => "give a larger --pause-budget, or run it again for the rest",
         Some("PAUSED") => "ownership is paused; `evenkeel resume` and run it again",

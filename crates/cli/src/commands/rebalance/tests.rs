@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
+use crate::cluster::cluster_api::RunPartition;
 use crate::cluster::fake_gateway::serve_http;
+use crate::commands::rebalance::follow::Watcher;
 
 #[derive(Debug, Parser)]
 struct Line {

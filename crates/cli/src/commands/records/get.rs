@@ -7,8 +7,9 @@ use evenkeel_protocol::v1::Consistency;
 use serde_json::Value;
 
 use crate::cluster::connection::Connection;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, print, write_out};
-use crate::output::record_output::{Output, record_json};
+use crate::output::record_output::record_json;
 
 #[derive(Args, Debug)]
 pub struct GetArgs {
@@ -17,7 +18,7 @@ pub struct GetArgs {
     /// Answer from any replica, possibly behind the leader
     #[arg(long)]
     stale: bool,
-    /// table prints the value alone, json the whole record
+    /// table prints the value alone, the others the whole record
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -29,8 +30,8 @@ pub async fn run(args: GetArgs, connection: &Connection) -> Result<(), Failure> 
         let message = format!("there is no record {:?}; see what there is with `evenkeel list`", args.key);
         return Err(Failure::new(1, message));
     };
-    if args.output == Output::Json {
-        return print(Value::Object(record_json(&record)));
+    if !args.output.is_for_people() {
+        return args.output.print(Value::Object(record_json(&record)));
     }
     write_out(&record.value)?;
     // A pipe or file gets the value and nothing else.

@@ -29,8 +29,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::cluster::connection::Connection;
 use crate::commands::records::json_lines::{JsonLines, Line, LineError};
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::{Output, readable};
+use crate::output::record_output::readable;
 
 /// Lines that wait for one writer.
 const QUEUE_LINES_MAX: usize = 16;
@@ -114,10 +115,10 @@ pub async fn run(args: ImportArgs, connection: &Connection) -> Result<(), Failur
         return Err(failure);
     }
     match args.output {
-        Output::Table => print(job.tally.summary()),
-        Output::Json => {
+        Output::Table | Output::Wide => print(job.tally.summary()),
+        data => {
             let [written, there, updated, replaced, skipped] = job.tally.counts();
-            print(json!({"written": written, "already_there": there, "updated": updated,
+            data.print(json!({"written": written, "already_there": there, "updated": updated,
                          "replaced_by_later_line": replaced, "skipped": skipped}))
         }
     }

@@ -7,8 +7,9 @@ use evenkeel_protocol::v1::Consistency;
 use serde_json::Value;
 
 use crate::cluster::connection::Connection;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::{Output, readable, record_json, shortened};
+use crate::output::record_output::{readable, record_json, shortened};
 use crate::output::tables::table;
 
 const PAGE_RECORDS_MAX: u32 = 1000;
@@ -47,15 +48,19 @@ pub async fn run(args: ListArgs, connection: &Connection) -> Result<(), Failure>
         let page = client.list(query.clone()).await?;
         for record in page.records.iter().take(remaining as usize) {
             match args.output {
-                Output::Json => print(Value::Object(record_json(record)))?,
-                Output::Table => {
+                Output::Table | Output::Wide => {
                     rows.add_row([
                         readable(&record.key),
-                        shortened(&record.value),
+                        if args.output == Output::Wide {
+                            readable(&record.value)
+                        } else {
+                            shortened(&record.value)
+                        },
                         record.version.to_string(),
                         record.partition_id.to_string(),
                     ]);
                 }
+                data => data.print_one_of_many(Value::Object(record_json(record)))?,
             }
         }
         remaining = remaining.saturating_sub(page.records.len() as u64);
@@ -65,7 +70,7 @@ pub async fn run(args: ListArgs, connection: &Connection) -> Result<(), Failure>
         }
     }
     let listed = args.limit - remaining;
-    if args.output == Output::Table && listed > 0 {
+    if args.output.is_for_people() && listed > 0 {
         for column in rows.column_iter_mut().skip(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }

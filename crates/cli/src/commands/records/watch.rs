@@ -9,8 +9,9 @@ use evenkeel_protocol::v1::{Record, WatchEvent};
 use serde_json::{Value, json};
 
 use crate::cluster::connection::Connection;
+use crate::output::format::Output;
 use crate::output::outcome::{Failure, note, print};
-use crate::output::record_output::{Output, readable, record_json, shortened};
+use crate::output::record_output::{readable, record_json, shortened};
 use crate::processes::signals::stop_requested;
 
 #[derive(Args, Debug)]
@@ -50,14 +51,14 @@ pub async fn run(args: WatchArgs, connection: &Connection) -> Result<(), Failure
             let Some(record) = record else { continue };
             let deleted = kind == i32::from(Kind::Delete);
             match args.output {
-                Output::Table => print(line(deleted, &record))?,
-                Output::Json => {
+                Output::Table | Output::Wide => print(line(deleted, &record))?,
+                data => {
                     let mut object = record_json(&record);
                     object.insert("event".into(), json!(if deleted { "delete" } else { "put" }));
                     if deleted {
                         object.remove("value");
                     }
-                    print(Value::Object(object))?;
+                    data.print_one_of_many(Value::Object(object))?;
                 }
             }
         }
