@@ -165,6 +165,7 @@ pub struct Surroundings<I> {
 struct MonitoringPort {
     listener: TcpListener,
     prometheus: PrometheusHandle,
+    lag_bytes_max: u64,
 }
 
 /// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops.
@@ -189,7 +190,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let secured = security.dialer();
     let (offload, dialer) = (Offload::Threads, Dialer::new(move |endpoint| secured.channel(&endpoint)));
     let surroundings = Surroundings { log, store, data, offload, dialer, incoming };
-    let monitoring = MonitoringPort { listener, prometheus };
+    let monitoring = MonitoringPort { listener, prometheus, lag_bytes_max: options.transfer.lag_bytes_max };
     serve(options, surroundings, Some(monitoring), security, |_| {}, shutdown).await
 }
 
@@ -655,8 +656,8 @@ async fn serve_monitoring(
     mut stop: Stop,
 ) {
     match port {
-        Some(MonitoringPort { listener, prometheus }) => {
-            monitoring::serve(listener, security, status, data, prometheus, stop).await;
+        Some(MonitoringPort { listener, prometheus, lag_bytes_max }) => {
+            monitoring::serve(listener, security, status, data, prometheus, lag_bytes_max, stop).await;
         }
         None => stop.requested().await,
     }

@@ -28,6 +28,7 @@ mod raft_service;
 mod rebuilding;
 mod replica;
 mod replicas;
+mod restart_risk;
 mod resting;
 mod snapshot_transfer;
 mod status;

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::metric_definitions;
+use crate::restart_risk::own_restart_risk;
 use crate::status::StatusHub;
 use crate::stop::Stop;
 
@@ -26,6 +27,7 @@ struct Monitoring {
     status: StatusHub,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
+    lag_bytes_max: u64,
 }
 
 /// Serves until `stop`.
@@ -35,12 +37,14 @@ pub async fn serve(
     status: StatusHub,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
+    lag_bytes_max: u64,
     mut stop: Stop,
 ) {
-    let state = Monitoring { status, data, prometheus };
+    let state = Monitoring { status, data, prometheus, lag_bytes_max };
     let routes = Router::new()
         .route("/actuator/prometheus", get(metrics))
         .route("/metrics", get(metrics))
+        .route("/actuator/restart-risk", get(restart_risk))
         .route("/actuator/health", get(health))
         .route("/actuator/health/liveness", get(up))
         .route("/actuator/health/readiness", get(readiness))
@@ -81,6 +85,14 @@ async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
+/// Answers 200 whether it is safe or not: the body's `safe` tells.
+async fn restart_risk(State(state): State<Monitoring>, uri: Uri) -> Response {
+    match own_restart_risk(&state.status, state.status.peers(), state.lag_bytes_max).await {
+        Ok(risk) => axum::Json(risk).into_response(),
+        Err(unknown) => problem(StatusCode::SERVICE_UNAVAILABLE, &uri, unknown.to_string()),
+    }
+}
+
 /// The listener opens once the log is replayed and the replicas run, so answering is the proof.
 async fn up() -> impl IntoResponse {
     axum::Json(json!({ "status": "UP" }))
@@ -109,7 +121,7 @@ async fn health(State(state): State<Monitoring>) -> impl IntoResponse {
 fn error(status: StatusCode, uri: &Uri, detail: String) -> Response {
     let detail = match status {
         StatusCode::NOT_FOUND => format!(
-            "{detail}: a broker serves /actuator/prometheus and /actuator/health here; rebalance at the gateway's \
+            "{detail}: a broker serves /actuator/prometheus, /actuator/restart-risk and /actuator/health here; rebalance at the gateway's \
              monitoring port"
         ),
         _ => detail,

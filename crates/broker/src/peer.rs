@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use evenkeel_protocol::internal::v1 as pb;
+use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
 use evenkeel_protocol::internal::v1::raft_client::RaftClient;
 use evenkeel_protocol::{Dialer, NodeId, wire_version};
 use futures::{Stream, StreamExt};
@@ -105,6 +106,13 @@ impl Peer {
     /// A client for the calls that are not replication: votes, transfers, snapshots, probes.
     pub fn client(&self) -> RaftClient<Channel> {
         RaftClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// A client for what gateways ask too: the broker's status.
+    pub fn broker_client(&self) -> BrokerClient<Channel> {
+        BrokerClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }

@@ -128,6 +128,16 @@ impl StatusHub {
         status
     }
 
+    /// What is so now, unpublished.
+    pub fn now(&self) -> pb::BrokerStatus {
+        self.build()
+    }
+
+    /// The other brokers.
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
     /// A group that both this broker and another have a replica of; one that this broker leads, if any.
     fn shared_group(&self, node: NodeId) -> Option<u32> {
         let shared = self.0.replicas.iter().filter(|r| r.members.iter().any(|member| member.node == node));

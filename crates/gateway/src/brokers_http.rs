@@ -1,4 +1,5 @@
-//! The brokers' routes of the API port: which there are, and draining them.
+//! The brokers' routes of the API port: which there are, draining them, and what a restart
+//! would cost.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
@@ -13,11 +14,13 @@ use crate::drain::{DrainedBrokers, Undrainable};
 use crate::drain_keeper::NotDrained;
 use crate::http::{HttpState, problem_with};
 use crate::rebalance_http::{not_started, store_failed};
+use crate::restart_risk;
 use crate::topology::{BrokerView, Topology};
 
 pub(crate) fn routes() -> Router<HttpState> {
     Router::new()
         .route("/cluster/v2/brokers", get(brokers))
+        .route("/cluster/v2/brokers/{node}/restart-risk", get(restart_risk::show))
         .route("/cluster/v2/brokers/{node}/drain", put(drain).delete(undrain))
 }
 
@@ -87,7 +90,7 @@ async fn undrain(State(state): State<HttpState>, Path(node): Path<String>, uri: 
     }
 }
 
-fn unknown(uri: &Uri, node: &str) -> Response {
+pub(crate) fn unknown(uri: &Uri, node: &str) -> Response {
     let detail = format!("broker {node:?}: write a node id, a number that GET /cluster/v2/brokers lists");
     problem_with(StatusCode::NOT_FOUND, uri, detail, json!({"reason": "UNKNOWN_BROKER"}))
 }

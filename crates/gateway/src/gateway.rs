@@ -321,7 +321,16 @@ impl Wired {
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
         let watchers = Watchers::new(bound(options.limits.watchers_max));
         let records = RecordsService::new(options, Arc::clone(&router), watchers.clone(), stopping.clone());
-        let http = HttpState { topology, rebalancer, drains, ownership, audit, prometheus, stopping };
+        let http = HttpState {
+            topology,
+            rebalancer,
+            drains,
+            ownership,
+            audit,
+            router: Arc::clone(&router),
+            prometheus,
+            stopping,
+        };
         Ok(Self { records, watchers, router, http, runs, message_bytes_max, upkeep })
     }
 }

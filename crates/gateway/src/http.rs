@@ -1,6 +1,8 @@
 //! The HTTP routes of both ports: topology and rebalance runs on the API port, actuator and metrics on the
 //! monitoring port. Errors are `application/problem+json`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
@@ -23,6 +25,7 @@ use crate::rebalance_http;
 use crate::rebalance_runner::Rebalancer;
 use crate::topology::SharedTopology;
 use crate::topology_views;
+use crate::writes::Router as RecordsRouter;
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -34,6 +37,7 @@ pub(crate) struct HttpState {
     pub(crate) drains: Drains,
     pub(crate) ownership: EscOwnership,
     pub(crate) audit: Audit,
+    pub(crate) router: Arc<RecordsRouter>,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
     pub(crate) stopping: CancellationToken,

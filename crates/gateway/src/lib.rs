@@ -44,6 +44,7 @@ mod records;
 mod refusals;
 mod replay;
 mod request_ids;
+mod restart_risk;
 mod system_gauges;
 mod system_store;
 pub mod topology;

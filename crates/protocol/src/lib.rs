@@ -1,17 +1,21 @@
 //! Wire types generated from `proto/`, and the identifiers that every crate shares.
 //!
 //! No clock, and no I/O but what a [`Dialer`] is told to do. See `ids` for the newtypes, `routing` for how a key finds its
-//! partition, and `lag` for when a replica lacks too much to lead.
+//! partition, `lag` for when a replica lacks too much to lead, and `restart_risk` for what a broker's restart would cost.
 
 mod dialer;
+mod group_standing;
 mod ids;
 mod lag;
+mod restart_risk;
 mod routing;
 pub mod wire_version;
 
 pub use dialer::Dialer;
+pub use group_standing::group_standings;
 pub use ids::{Epoch, NodeId, PartitionId, Position, Priority, SYSTEM_GROUP};
 pub use lag::{LagVerdict, judge_lag};
+pub use restart_risk::{GroupRisk, GroupStanding, RestartRisk, RiskReason, Standing, restart_risk};
 pub use routing::partition_of;
 
 /// The public data and cluster interface, `evenkeel.v1`.

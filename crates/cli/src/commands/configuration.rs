@@ -1,0 +1,76 @@
+//! `evenkeel config`: which settings a broker or gateway would start with, and whether they can work.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use evenkeel_settings::{Settings, SettingsArgs, environment, render};
+
+use crate::output::outcome::{Failure, print};
+
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print the settings that follow from file, variables and flags, each with its explanation, as a file to start from
+    Print(OfArgs),
+    /// Check the same settings, as the server would at its start; exits 2 and says what to change when they cannot work
+    Validate(OfArgs),
+}
+
+#[derive(Args, Debug)]
+struct OfArgs {
+    #[command(subcommand)]
+    of: Of,
+}
+
+#[derive(Debug, Subcommand)]
+enum Of {
+    /// A broker's
+    Broker(Sources<evenkeel_broker::Options>),
+    /// A gateway's
+    Gateway(Sources<evenkeel_gateway::Options>),
+}
+
+#[derive(Args, Debug)]
+struct Sources<T: Settings> {
+    /// TOML file with the settings below; variables override it, flags override both
+    #[arg(long, value_name = "FILE", env = "EVENKEEL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs<T>,
+}
+
+impl<T: Settings> Sources<T> {
+    fn load(&self) -> Result<T, Failure> {
+        let loaded = self.settings.load(self.config.as_deref(), environment());
+        loaded.map_err(|error| Failure::usage(error.to_string()))
+    }
+}
+
+pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
+    match &args.what {
+        What::Print(OfArgs { of: Of::Broker(sources) }) => rendered(&sources.load()?),
+        What::Print(OfArgs { of: Of::Gateway(sources) }) => rendered(&sources.load()?),
+        What::Validate(OfArgs { of: Of::Broker(sources) }) => {
+            judged("broker", sources.load()?.validate().map(drop))
+        }
+        What::Validate(OfArgs { of: Of::Gateway(sources) }) => judged("gateway", sources.load()?.validate()),
+    }
+}
+
+fn rendered<T: Settings>(settings: &T) -> Result<(), Failure> {
+    let text = render(settings).map_err(|error| Failure::new(1, error.to_string()))?;
+    print(text.trim_end())
+}
+
+fn judged(whose: &str, verdict: Result<(), impl Display>) -> Result<(), Failure> {
+    verdict.map_err(|error| Failure::usage(error.to_string()))?;
+    print(format_args!(
+        "these settings can work; `evenkeel {whose}` with the same file, variables and flags uses them"
+    ))
+}

@@ -1,0 +1,43 @@
+//! `evenkeel put`: writes one record.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use clap::Args;
+use evenkeel_client::Condition;
+
+use crate::cluster::connection::Connection;
+use crate::output::outcome::{Failure, print};
+
+#[derive(Args, Debug)]
+pub struct PutArgs {
+    /// Key of the record
+    key: String,
+    /// Its value; - reads it from standard input
+    value: String,
+    /// Only when there is no such record
+    #[arg(long, conflicts_with = "if_version")]
+    if_absent: bool,
+    /// Only when the record has this version
+    #[arg(long, value_name = "N")]
+    if_version: Option<u64>,
+}
+
+pub async fn run(args: PutArgs, connection: &Connection) -> Result<(), Failure> {
+    let value = match args.value.as_str() {
+        "-" => {
+            let mut bytes = Vec::new();
+            let read = std::io::stdin().lock().read_to_end(&mut bytes);
+            read.map_err(|error| Failure::new(1, format!("standard input: {error}")))?;
+            Bytes::from(bytes)
+        }
+        _ => Bytes::from(args.value),
+    };
+    let condition = match (args.if_absent, args.if_version) {
+        (true, _) => Some(Condition::MustNotExist),
+        (_, Some(version)) => Some(Condition::VersionEquals(version)),
+        _ => None,
+    };
+    let put = connection.client().await?.put(args.key, value, condition).await?;
+    print(format_args!("partition {}, position {}, version {}", put.partition_id, put.position, put.version))
+}
