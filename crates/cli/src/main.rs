@@ -3,7 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration, 3 the cluster cannot be reached or refused, 4 credentials or certificates are not accepted; `rebalance`
 //! and `drain` add 6, some partitions are not led as wanted afterwards, and 7, a run was under way already; `tls inspect`
-//! adds 10, the certificate is not valid.
+//! and `probe` add 10, what was looked at is not well.
 
 mod ack_gap;
 mod actuator;
@@ -38,6 +38,8 @@ mod outcome;
 mod ownership;
 mod pacing;
 mod pid_file;
+mod pre_stop;
+mod probe;
 mod put;
 mod rebalance;
 mod rebalance_follow;
@@ -96,6 +98,10 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Let a drained broker lead again
     Undrain(drain::UndrainArgs),
+    /// Move a broker's leaderships away before it is stopped and started again; never fails, see deploy/README.md
+    PreStop(pre_stop::PreStopArgs),
+    /// Ask whether something is well, for health checks; exits 10 when it is not
+    Probe(probe::ProbeArgs),
     /// Refuse every rebalance until resume
     Pause,
     /// Allow rebalances again
@@ -158,6 +164,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Rebalance(args) => rebalance::run(args, connection).await,
         Command::Drain(args) => drain::drain(args, connection).await,
         Command::Undrain(args) => drain::undrain(args, connection).await,
+        Command::PreStop(args) => pre_stop::run(args, connection).await,
+        Command::Probe(args) => probe::run(args, connection).await,
         Command::Pause => ownership::pause(connection).await,
         Command::Resume => ownership::resume(connection).await,
         Command::Audit(args) => audit::run(args, connection).await,
