@@ -20,8 +20,8 @@ use evenkeel_raft_storage::{
 };
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
 use evenkeel_security::{ClusterRole, GrpcGuard, Guard, Need, Security};
+use evenkeel_supervision::Progress;
 use futures::{Stream, StreamExt};
-use metrics_exporter_prometheus::PrometheusHandle;
 use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -42,7 +42,7 @@ use crate::handover::{Handover, Purpose};
 use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
 use crate::metric_definitions;
-use crate::monitoring;
+use crate::monitoring::{self, MonitoringPort};
 use crate::network::Network;
 use crate::observer::Observer;
 use crate::options::{Options, OptionsError, RaftOptions, Validated};
@@ -161,15 +161,12 @@ pub struct Surroundings<I> {
     pub incoming: I,
 }
 
-/// The monitoring port.
-struct MonitoringPort {
-    listener: TcpListener,
-    prometheus: PrometheusHandle,
-    lag_bytes_max: u64,
-}
-
-/// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops.
-pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), BrokerError> {
+/// Runs a broker until `shutdown` resolves; then hands its leaderships over and stops. `progress` shows how it is meanwhile.
+pub async fn run(
+    options: Options,
+    progress: Progress,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BrokerError> {
     let validated = options.validate()?;
     let security =
         Security::load(validated.security.clone(), ClusterRole::Broker).map_err(OptionsError::from)?;
@@ -185,13 +182,21 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     )?);
     // Before anything is opened: what does not fit stays as it is.
     ConfiguredLayout::new(&options, &validated).check(&data)?;
+    // Probes are answered while the log is replayed.
+    let monitoring = MonitoringPort::serve(
+        listener,
+        security.clone(),
+        data.clone(),
+        prometheus,
+        progress.clone(),
+        options.transfer.lag_bytes_max,
+    );
     let (log, store) = open_storage(&options, &validated, &data).await?;
     let incoming = Connections::new(grpc, CONNECTIONS_MAX).http2(security.peers());
     let secured = security.dialer();
     let (offload, dialer) = (Offload::Threads, Dialer::new(move |endpoint| secured.channel(&endpoint)));
     let surroundings = Surroundings { log, store, data, offload, dialer, incoming };
-    let monitoring = MonitoringPort { listener, prometheus, lag_bytes_max: options.transfer.lag_bytes_max };
-    serve(options, surroundings, Some(monitoring), security, |_| {}, shutdown).await
+    serve(options, surroundings, Some(monitoring), security, progress, |_| {}, shutdown).await
 }
 
 /// Runs a broker without monitoring port on what it is given, and tells `started` how to look inside.
@@ -206,7 +211,7 @@ where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    serve(options, surroundings, None, Security::off(), started, shutdown).await
+    serve(options, surroundings, None, Security::off(), Progress::new(), started, shutdown).await
 }
 
 async fn serve<I, C, E>(
@@ -214,6 +219,7 @@ async fn serve<I, C, E>(
     surroundings: Surroundings<I>,
     monitoring: Option<MonitoringPort>,
     security: Security,
+    progress: Progress,
     started: impl FnOnce(Observer),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), BrokerError>
@@ -274,9 +280,10 @@ where
         stop.clone(),
     ));
     background.spawn(elector.clone().run(replicas.clone(), peers.clone(), stop.clone()));
-    background.spawn(status.clone().run(stop.clone()));
+    background.spawn(status.clone().run(progress.clone(), stop.clone()));
     if let Some(monitoring) = &monitoring {
         background.spawn(monitoring::keep_up(monitoring.prometheus.clone(), stop.clone()));
+        monitoring.show(status.clone());
     }
     background.spawn(security.clone().keep_fresh());
     let (stopped, mut first_stopped) = mpsc::channel(1);
@@ -320,7 +327,8 @@ where
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone(), disk_room };
     let mut grpc_server =
         tokio::spawn(serve_grpc(incoming, security.peer_guard(), raft_service, broker_service, stop.clone()));
-    let mut http_server = tokio::spawn(serve_monitoring(monitoring, security, status.clone(), data, stop));
+    let mut http_server = tokio::spawn(serve_monitoring(monitoring, stop));
+    progress.start();
     tracing::info!(
         node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
         data = %options.data.directory, "broker started"
@@ -648,17 +656,9 @@ fn need(path: &str) -> Need {
 }
 
 /// Without a port there is nothing to serve until `stop`.
-async fn serve_monitoring(
-    port: Option<MonitoringPort>,
-    security: Security,
-    status: StatusHub,
-    data: Arc<DataDirectory>,
-    mut stop: Stop,
-) {
+async fn serve_monitoring(port: Option<MonitoringPort>, mut stop: Stop) {
     match port {
-        Some(MonitoringPort { listener, prometheus, lag_bytes_max }) => {
-            monitoring::serve(listener, security, status, data, prometheus, lag_bytes_max, stop).await;
-        }
+        Some(port) => port.until(stop).await,
         None => stop.requested().await,
     }
 }

@@ -1,6 +1,6 @@
 //! The broker's monitoring port: metrics and health.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -8,12 +8,16 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use evenkeel_http_server::{problem, with_errors};
+use evenkeel_http_server::{Health, problem, with_errors};
+use evenkeel_protocol::v1::Health as ReplicaHealth;
 use evenkeel_raft_storage::DataDirectory;
 use evenkeel_security::{Need, Role, Security};
+use evenkeel_supervision::Progress;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::metric_definitions;
 use crate::restart_risk::own_restart_risk;
@@ -24,34 +28,73 @@ const UPKEEP_MS: u64 = 5_000;
 
 #[derive(Clone)]
 struct Monitoring {
-    status: StatusHub,
+    /// Once the replicas run.
+    status: Arc<OnceLock<StatusHub>>,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
+    progress: Progress,
     lag_bytes_max: u64,
 }
 
-/// Serves until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    security: Security,
-    status: StatusHub,
-    data: Arc<DataDirectory>,
-    prometheus: PrometheusHandle,
-    lag_bytes_max: u64,
-    mut stop: Stop,
-) {
-    let state = Monitoring { status, data, prometheus, lag_bytes_max };
-    let routes = Router::new()
-        .route("/actuator/prometheus", get(metrics))
-        .route("/metrics", get(metrics))
-        .route("/actuator/restart-risk", get(restart_risk))
-        .route("/actuator/health", get(health))
-        .route("/actuator/health/liveness", get(up))
-        .route("/actuator/health/readiness", get(readiness))
-        .route("/actuator/health/startup", get(up));
-    let routes = with_errors(routes, error).with_state(state);
-    let routes = evenkeel_http_server::guarded(routes, security.guard(), need);
-    evenkeel_http_server::serve(listener, security.http(), routes, stop.requested()).await;
+/// The monitoring port; it serves until it is dropped or told to stop.
+pub struct MonitoringPort {
+    pub prometheus: PrometheusHandle,
+    status: Arc<OnceLock<StatusHub>>,
+    server: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl MonitoringPort {
+    /// Serves from now on: before anything is known of replicas, the broker is only seen to start.
+    pub fn serve(
+        listener: TcpListener,
+        security: Security,
+        data: Arc<DataDirectory>,
+        prometheus: PrometheusHandle,
+        progress: Progress,
+        lag_bytes_max: u64,
+    ) -> Self {
+        let (status, stop) = (Arc::<OnceLock<_>>::default(), CancellationToken::new());
+        let state = Monitoring {
+            status: status.clone(),
+            data,
+            prometheus: prometheus.clone(),
+            progress,
+            lag_bytes_max,
+        };
+        let routes = Router::new()
+            .route("/actuator/prometheus", get(metrics))
+            .route("/metrics", get(metrics))
+            .route("/actuator/restart-risk", get(restart_risk))
+            .route("/actuator/health", get(health))
+            .route("/actuator/health/liveness", get(liveness))
+            .route("/actuator/health/readiness", get(readiness))
+            .route("/actuator/health/startup", get(startup));
+        let routes = with_errors(routes, error).with_state(state);
+        let routes = evenkeel_http_server::guarded(routes, security.guard(), need);
+        let mut server = JoinSet::new();
+        let stopped = stop.clone().cancelled_owned();
+        server.spawn(async move {
+            evenkeel_http_server::serve(listener, security.http(), routes, stopped).await;
+        });
+        Self { prometheus, status, server, stop }
+    }
+
+    /// The replicas run, and this tells of them.
+    pub fn show(&self, status: StatusHub) {
+        // Only the first call counts, and there is one.
+        let _ = self.status.set(status);
+    }
+
+    /// Serves until `stop`, or until the server fails.
+    pub async fn until(mut self, mut stop: Stop) {
+        tokio::select! {
+            () = stop.requested() => self.stop.cancel(),
+            // Its only failure would be a panic, which has been reported.
+            _ = self.server.join_next() => return,
+        }
+        let _ = self.server.join_next().await;
+    }
 }
 
 /// Probes have no credentials, and health tells nothing that is worth hiding.
@@ -74,7 +117,9 @@ pub async fn keep_up(prometheus: PrometheusHandle, mut stop: Stop) {
 }
 
 async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
-    state.status.refresh_gauges();
+    if let Some(status) = state.status.get() {
+        status.refresh_gauges();
+    }
     let data = Arc::clone(&state.data);
     // A disk that hangs must not hold a worker thread; what it cannot tell is left out.
     let space = tokio::task::spawn_blocking(move || data.disk_space()).await;
@@ -87,34 +132,71 @@ async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
 
 /// Answers 200 whether it is safe or not: the body's `safe` tells.
 async fn restart_risk(State(state): State<Monitoring>, uri: Uri) -> Response {
-    match own_restart_risk(&state.status, state.status.peers(), state.lag_bytes_max).await {
+    let Some(status) = state.status.get() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &uri, "the broker still replays its log".to_owned());
+    };
+    match own_restart_risk(status, status.peers(), state.lag_bytes_max).await {
         Ok(risk) => axum::Json(risk).into_response(),
         Err(unknown) => problem(StatusCode::SERVICE_UNAVAILABLE, &uri, unknown.to_string()),
     }
 }
 
-/// The listener opens once the log is replayed and the replicas run, so answering is the proof.
-async fn up() -> impl IntoResponse {
-    axum::Json(json!({ "status": "UP" }))
+/// What is this broker's own: none of it depends on a quorum.
+async fn health(State(state): State<Monitoring>) -> Health {
+    state.with_replicas(state.with_lifecycle(state.with_log(state.with_progress(Health::root()))))
 }
 
-async fn readiness(State(state): State<Monitoring>) -> impl IntoResponse {
-    let draining = state.status.subscribe().borrow().draining;
-    if draining {
-        return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "status": "OUT_OF_SERVICE" })));
+/// Whether this process makes progress: if not, only a restart helps.
+async fn liveness(State(state): State<Monitoring>) -> Health {
+    state.with_progress(Health::group())
+}
+
+/// Whether each replica can serve, or tell who can. So whoever takes brokers down one at a time waits until this one is
+/// back in every partition.
+async fn readiness(State(state): State<Monitoring>) -> Health {
+    state.with_partitions(state.with_lifecycle(state.with_log(Health::group())))
+}
+
+/// Whether the log is replayed.
+async fn startup(State(state): State<Monitoring>) -> Health {
+    state.with_log(Health::group())
+}
+
+impl Monitoring {
+    fn with_progress(&self, health: Health) -> Health {
+        let silence = self.progress.silence();
+        health.with("progress", self.progress.is_alive(), json!({ "secondsSinceBeat": silence.as_secs() }))
     }
-    (StatusCode::OK, axum::Json(json!({ "status": "UP" })))
-}
 
-async fn health(State(state): State<Monitoring>) -> impl IntoResponse {
-    let status = state.status.subscribe().borrow().clone();
-    let count = |wanted| status.replicas.iter().filter(|r| r.health() == wanted).count();
-    let (dead, unhealthy) =
-        (count(evenkeel_protocol::v1::Health::Dead), count(evenkeel_protocol::v1::Health::Unhealthy));
-    let (code, text) =
-        if dead > 0 { (StatusCode::SERVICE_UNAVAILABLE, "DOWN") } else { (StatusCode::OK, "UP") };
-    let replicas = json!({ "status": text, "details": { "total": status.replicas.len(), "dead": dead, "withoutLeader": unhealthy } });
-    (code, axum::Json(json!({ "status": text, "components": { "replicas": replicas } })))
+    fn with_log(&self, health: Health) -> Health {
+        let replayed = self.progress.has_started();
+        health.with("log", replayed, json!({ "replayed": replayed }))
+    }
+
+    fn with_lifecycle(&self, health: Health) -> Health {
+        let stopping = self.status.get().is_some_and(|status| status.subscribe().borrow().draining);
+        health.with("lifecycle", !stopping, json!({ "stopping": stopping }))
+    }
+
+    /// How many replicas there are, how many have stopped, and how many know no leader.
+    fn replicas(&self) -> (usize, usize, usize) {
+        let Some(hub) = self.status.get() else { return (0, 0, 0) };
+        let status = hub.subscribe().borrow().clone();
+        let count = |wanted| status.replicas.iter().filter(|r| r.health() == wanted).count();
+        (status.replicas.len(), count(ReplicaHealth::Dead), count(ReplicaHealth::Unhealthy))
+    }
+
+    fn with_replicas(&self, health: Health) -> Health {
+        let (total, dead, leaderless) = self.replicas();
+        let details = json!({ "total": total, "dead": dead, "withoutLeader": leaderless });
+        health.with("replicas", dead == 0, details)
+    }
+
+    fn with_partitions(&self, health: Health) -> Health {
+        let (total, dead, leaderless) = self.replicas();
+        let details = json!({ "total": total, "dead": dead, "withoutLeader": leaderless });
+        health.with("partitions", dead + leaderless == 0, details)
+    }
 }
 
 /// Who looks here for what only gateways serve is told so.

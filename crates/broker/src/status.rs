@@ -10,6 +10,7 @@ use std::time::Duration;
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
+use evenkeel_supervision::Progress;
 use openraft::{Instant as _, ServerState};
 use tokio::sync::{Notify, watch};
 
@@ -97,11 +98,13 @@ impl StatusHub {
         self.0.changed.notify_one();
     }
 
-    /// Publishes until `stop`.
-    pub async fn run(self, mut stop: Stop) {
+    /// Publishes until `stop`. Going round is the broker's progress: it looks at every replica, and waits for no disk and no
+    /// other process.
+    pub async fn run(self, progress: Progress, mut stop: Stop) {
         loop {
             // Also when nothing changed: gateways take it for this broker's sign of life.
             self.0.published.send_replace(Arc::new(self.build()));
+            progress.beat();
             tokio::select! {
                 () = self.0.changed.notified() => tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await,
                 () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)) => {}

@@ -17,8 +17,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::cluster::connection::Connection;
 use crate::commands::records::{delete, get, import, list, put, watch};
 use crate::commands::{
-    audit, check, configuration, context, doctor, drain, health, installed, ownership, partitions, probe,
-    rebalance, shell, status, tls, token, top,
+    audit, check, configuration, context, doctor, drain, health, installed, ownership, partitions, pre_stop,
+    probe, rebalance, shell, status, tls, token, top,
 };
 use crate::flag_variables::with_variables;
 use crate::output::outcome::{EXIT_CODES, Failure, note};
@@ -66,7 +66,9 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Let a drained broker lead again
     Undrain(drain::UndrainArgs),
-    /// Ask before doing something: whether a broker may be restarted now
+    /// Move a broker's leaderships away before it is stopped and started again; never fails, see deploy/README.md
+    PreStop(pre_stop::PreStopArgs),
+    /// Ask whether a broker may be restarted now, or whether a process is well; exits 10 when not
     Probe(probe::ProbeArgs),
     /// Refuse every rebalance until resume
     Pause,
@@ -195,6 +197,7 @@ async fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Rebalance(args) => rebalance::run(args, connection).await,
         Command::Drain(args) => drain::drain(args, connection).await,
         Command::Undrain(args) => drain::undrain(args, connection).await,
+        Command::PreStop(args) => pre_stop::run(args, connection).await,
         Command::Probe(args) => probe::run(args, connection).await,
         Command::Pause => ownership::pause(connection).await,
         Command::Resume => ownership::resume(connection).await,

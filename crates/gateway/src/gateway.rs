@@ -10,6 +10,7 @@ use evenkeel_protocol::v1::cluster_server::ClusterServer;
 use evenkeel_protocol::v1::records_server::{Records, RecordsServer};
 use evenkeel_protocol::{Dialer, FILE_DESCRIPTOR_SET};
 use evenkeel_security::{ClusterRole, GrpcGuard, Security};
+use evenkeel_supervision::Progress;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -114,6 +115,7 @@ pub struct Gateway {
     api: TcpListener,
     monitoring: TcpListener,
     addresses: Addresses,
+    progress: Progress,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -122,12 +124,18 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Runs a gateway until `shutdown`, then drains it.
+/// Runs a gateway until `shutdown`, then drains it; `progress` shows how it is meanwhile.
 ///
 /// # Errors
 /// When the options cannot work or a listener cannot be bound; later only when the gRPC server fails.
-pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), GatewayError> {
-    Gateway::bind(options).await?.serve(shutdown).await
+pub async fn run(
+    options: Options,
+    progress: Progress,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), GatewayError> {
+    let mut gateway = Gateway::bind(options).await?;
+    gateway.progress = progress;
+    gateway.serve(shutdown).await
 }
 
 impl Gateway {
@@ -148,7 +156,7 @@ impl Gateway {
         tracing::info!("HTTP API listens on {api_at}");
         tracing::info!("monitoring listens on {monitoring_at}");
         let addresses = Addresses { grpc: grpc_at, api: api_at, monitoring: monitoring_at };
-        Ok(Self { options, security, grpc, api, monitoring, addresses })
+        Ok(Self { options, security, grpc, api, monitoring, addresses, progress: Progress::new() })
     }
 
     /// Where it listens.
@@ -162,12 +170,12 @@ impl Gateway {
     /// # Errors
     /// When metrics or reflection cannot be set up, or the gRPC server fails.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), GatewayError> {
-        let Self { options, security, grpc, api, monitoring, .. } = self;
+        let Self { options, security, grpc, api, monitoring, progress, .. } = self;
         let prometheus = install_recorder()?;
         let stopping = CancellationToken::new();
         let secured = security.dialer();
         let dialer = Dialer::new(move |endpoint| secured.channel(&endpoint));
-        let mut wired = Wired::start(&options, &dialer, prometheus, stopping.clone())?;
+        let mut wired = Wired::start(&options, &dialer, prometheus, stopping.clone(), progress.clone())?;
         let topology = wired.http.topology.clone();
         let upkeep = &mut wired.upkeep;
         upkeep.spawn(security.clone().keep_fresh());
@@ -236,6 +244,7 @@ impl Gateway {
             drained_all.clone().cancelled_owned(),
         ));
 
+        progress.start();
         let early = tokio::select! {
             () = shutdown => None,
             // None ends before it is asked to, unless it failed.
@@ -281,6 +290,7 @@ impl Wired {
         dialer: &Dialer,
         prometheus: PrometheusHandle,
         stopping: CancellationToken,
+        progress: Progress,
     ) -> Result<Self, GatewayError> {
         let runs = TaskTracker::new();
         let mut upkeep = JoinSet::new();
@@ -292,7 +302,7 @@ impl Wired {
         let (events, received) = mpsc::channel(TOPOLOGY_EVENTS_MAX);
         let links = BrokerLinks::start(&contacts, dialer, message_bytes_max, &events)?;
         drop(events);
-        upkeep.spawn(topology_feed::run(contacts, received, publish));
+        upkeep.spawn(topology_feed::run(contacts, received, publish, progress.clone()));
         let router = Arc::new(Router::new(options, topology.clone(), links));
         let rebalancer = Rebalancer::new(Arc::clone(&router), runs.clone(), stopping.clone());
         upkeep.spawn(rebalancer.clone().watch_over());
@@ -330,6 +340,7 @@ impl Wired {
             router: Arc::clone(&router),
             prometheus,
             stopping,
+            progress,
         };
         Ok(Self { records, watchers, router, http, runs, message_bytes_max, upkeep })
     }
@@ -346,7 +357,9 @@ impl InProcess {
     pub fn start(options: &Options, dialer: &Dialer) -> Result<Self, GatewayError> {
         options.validate()?;
         let prometheus = PrometheusBuilder::new().build_recorder().handle();
-        Wired::start(options, dialer, prometheus, CancellationToken::new()).map(Self)
+        let (stopping, progress) = (CancellationToken::new(), Progress::new());
+        progress.start();
+        Wired::start(options, dialer, prometheus, stopping, progress).map(Self)
     }
 
     /// The service that clients call.

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use evenkeel_http_server::with_errors;
+use evenkeel_supervision::Progress;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use crate::brokers_http;
 use crate::drain_keeper::Drains;
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
+use crate::health_http;
 use crate::rebalance_http;
 use crate::rebalance_runner::Rebalancer;
 use crate::topology::SharedTopology;
@@ -41,6 +42,8 @@ pub(crate) struct HttpState {
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
     pub(crate) stopping: CancellationToken,
+    /// Whether it started and goes on.
+    pub(crate) progress: Progress,
 }
 
 /// Routes of the API port.
@@ -62,10 +65,7 @@ pub(crate) fn monitoring_routes(state: HttpState) -> Router {
         .route("/actuator/rebalance", post(rebalance_http::actuator))
         .route("/actuator/prometheus", get(prometheus))
         .route("/metrics", get(prometheus))
-        .route("/actuator/health", get(readiness))
-        .route("/actuator/health/liveness", get(liveness))
-        .route("/actuator/health/readiness", get(readiness))
-        .route("/actuator/health/startup", get(startup));
+        .merge(health_http::routes());
     with_errors(routes, problem).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
 }
 
@@ -108,32 +108,4 @@ async fn prometheus(State(state): State<HttpState>) -> Response {
     let process = evenkeel_process_metrics::render("gateway", env!("CARGO_PKG_VERSION"));
     let text = state.prometheus.render() + &process;
     ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response()
-}
-
-/// Spring's health shape.
-#[derive(Serialize)]
-struct HealthJson {
-    status: &'static str,
-}
-
-fn health(up: bool) -> Response {
-    if up {
-        Json(HealthJson { status: "UP" }).into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(HealthJson { status: "DOWN" })).into_response()
-    }
-}
-
-async fn liveness() -> Response {
-    health(true)
-}
-
-async fn readiness(State(state): State<HttpState>) -> Response {
-    let reachable = state.topology.borrow().is_reachable();
-    health(reachable && !state.stopping.is_cancelled())
-}
-
-async fn startup(State(state): State<HttpState>) -> Response {
-    let heard = state.topology.borrow().partitions_count != 0;
-    health(heard)
 }

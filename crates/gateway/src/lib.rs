@@ -23,6 +23,7 @@ mod esc_http;
 mod esc_runner;
 mod esc_slot;
 mod gateway;
+mod health_http;
 mod http;
 mod intake;
 mod limits;

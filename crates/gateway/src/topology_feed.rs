@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use evenkeel_protocol::v1::Role;
 use evenkeel_protocol::{NodeId, PartitionId};
+use evenkeel_supervision::Progress;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -20,11 +21,12 @@ const TICK: Duration = Duration::from_millis(250);
 /// Events merged into one new view when they arrive in a crowd.
 const EVENTS_MERGED_MAX: usize = 256;
 
-/// Publishes a new view after every change until all senders of `events` are gone.
+/// Publishes a new view after every change until all senders of `events` are gone. Goes round at every tick.
 pub(crate) async fn run(
     contacts: Vec<Contact>,
     mut events: mpsc::Receiver<Event>,
     publish: watch::Sender<SharedTopology>,
+    progress: Progress,
 ) {
     let mut state = ClusterState::new(&contacts);
     let mut refusals: HashMap<NodeId, String> = HashMap::new();
@@ -41,6 +43,7 @@ pub(crate) async fn run(
             }
             _ = tick.tick() => batch.push(Event::Tick),
         }
+        progress.beat();
         let now = clock::now();
         for event in batch.drain(..) {
             let node = match &event {

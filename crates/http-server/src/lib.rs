@@ -5,6 +5,7 @@
 mod bodies;
 mod connections;
 mod guarded;
+mod health;
 mod problem;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tower::ServiceExt;
 
 pub use connections::{Connection, Connections, PrefaceInTime, Socket, listen};
 pub use guarded::guarded;
+pub use health::Health;
 pub use problem::{Shape, problem, problem_with, with_errors};
 
 /// Also how long an idle connection is kept.

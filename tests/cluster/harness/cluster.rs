@@ -373,7 +373,11 @@ async fn lost_a_port(
             if !process.is_running() {
                 return Ok(process.log().contains("_port ="));
             }
-            look(spec, *port, "/actuator/health/liveness").await.map(|_| false)
+            let answer = look(spec, *port, "/actuator/health/startup").await?;
+            match answer.status.is_success() {
+                true => Ok(false),
+                false => Err(answer.text()),
+            }
         })
         .await;
         if lost {

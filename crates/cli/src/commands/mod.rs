@@ -12,6 +12,7 @@ pub mod health;
 pub mod installed;
 pub mod ownership;
 pub mod partitions;
+pub mod pre_stop;
 pub mod probe;
 pub mod rebalance;
 pub mod records;

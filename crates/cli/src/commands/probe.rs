@@ -1,6 +1,7 @@
-//! `evenkeel probe restart B`: whether a broker may be restarted now, and after its restart whether it is back.
+//! `evenkeel probe`: one question, for whoever has only this binary to ask it with. `restart B`: whether a broker may be
+//! restarted now, and after its restart whether it is back. `http URL`: whether a process is well.
 //!
-//! Exit codes: 0 safe, 10 not safe, 5 not safe before --for was over.
+//! Exit codes: 0 safe or well, 10 not, 5 not safe before --for was over.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,11 @@ use crate::cluster::cluster_api::{ClusterApi, GroupRisk, RestartRisk};
 use crate::cluster::connection::Connection;
 use crate::commands::waiting::{PATIENCE_DEFAULT, patience};
 use crate::output::format::Output;
-use crate::output::outcome::{EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE, Failure, note};
+use crate::output::outcome::{EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE, Failure, note, print};
 use crate::output::tables::{right_align, table};
 
+/// Of a broker or gateway on this machine.
+const READINESS_URL: &str = "http://127.0.0.1:9600/actuator/health/readiness";
 /// With --wait: how often the gateway is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -26,6 +29,12 @@ pub struct ProbeArgs {
 enum Probe {
     /// Tell what a restart of a broker would cost now; exits 10 when it is not safe
     Restart(RestartArgs),
+    /// Get a URL, such as that of a readiness probe, and show the answer; anything but success is not well
+    Http {
+        /// For https give --ca
+        #[arg(value_name = "URL", env = "EVENKEEL_PROBE_URL", default_value = READINESS_URL)]
+        url: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -49,7 +58,17 @@ struct RestartArgs {
 pub async fn run(args: ProbeArgs, connection: &Connection) -> Result<(), Failure> {
     match args.what {
         Probe::Restart(args) => restart(&args, &connection.cluster_api()?).await,
+        Probe::Http { url } => http(&url, connection).await,
     }
+}
+
+async fn http(url: &str, connection: &Connection) -> Result<(), Failure> {
+    let answer = connection.http()?.get(url).await?;
+    if !answer.status.is_success() {
+        let told = format!("{url} answers {}: {}", answer.status, answer.text());
+        return Err(Failure::new(EXIT_UNHEALTHY, told));
+    }
+    print(answer.text())
 }
 
 async fn restart(args: &RestartArgs, api: &ClusterApi) -> Result<(), Failure> {

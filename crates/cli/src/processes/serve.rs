@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use evenkeel_broker::BrokerError;
 use evenkeel_gateway::GatewayError;
 use evenkeel_settings::{Settings, SettingsArgs, environment};
+use evenkeel_supervision::{Progress, Systemd};
 use futures::FutureExt;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -71,7 +72,7 @@ pub async fn gateway(args: ServeArgs<evenkeel_gateway::Options>) -> Result<(), F
 
 async fn serve<T: Settings, S: Future<Output = Result<(), E>>, E: Display>(
     args: ServeArgs<T>,
-    run: impl FnOnce(T, Shutdown) -> S,
+    run: impl FnOnce(T, Progress, Shutdown) -> S,
     is_configuration: impl Fn(&E) -> bool,
 ) -> Result<(), Failure> {
     let options: T = args
@@ -88,8 +89,14 @@ async fn serve<T: Settings, S: Future<Output = Result<(), E>>, E: Display>(
     let parent = if args.stop_with_stdin { stdin_ended().boxed() } else { std::future::pending().boxed() };
     let (ask_to_stop, stop) = oneshot::channel();
     let shutdown: Shutdown = stop.map(|_| ()).boxed();
+    let progress = Progress::new();
+    let systemd = Systemd::from_environment();
+    if let Some(systemd) = &systemd {
+        // Until the process ends: a server that hangs while it stops is noticed, too.
+        tokio::spawn(systemd.clone().report(progress.clone()));
+    }
     // Large; and nothing else of this command lives on the stack beside it.
-    let server = Box::pin(run(options, shutdown));
+    let server = Box::pin(run(options, progress, shutdown));
     tokio::pin!(signal, server);
     let ended = tokio::select! {
         ended = &mut server => Some(ended),
@@ -99,6 +106,9 @@ async fn serve<T: Settings, S: Future<Output = Result<(), E>>, E: Display>(
     let ended = match ended {
         Some(ended) => ended,
         None => {
+            if let Some(systemd) = &systemd {
+                systemd.stopping();
+            }
             let _ = ask_to_stop.send(());
             let again = stop_requested()?;
             tokio::select! {

@@ -76,7 +76,7 @@ async fn drain_patiently(api: &ClusterApi, broker: u64, wait: bool) -> Result<()
 }
 
 /// Success when the broker leads nothing any more.
-async fn drain_once(api: &ClusterApi, broker: u64) -> Result<(), Failure> {
+pub async fn drain_once(api: &ClusterApi, broker: u64) -> Result<(), Failure> {
     let mut attempt = 1;
     let run = loop {
         match api.drain(broker).await {
@@ -129,7 +129,7 @@ fn unknown_broker(failure: Failure) -> Failure {
     }
 }
 
-async fn state_of(api: &ClusterApi, broker: u64) -> Result<Option<BrokerState>, Failure> {
+pub async fn state_of(api: &ClusterApi, broker: u64) -> Result<Option<BrokerState>, Failure> {
     Ok(api.brokers().await?.into_iter().find(|known| known.node_id == broker))
 }
 
