@@ -30,6 +30,7 @@ use crate::drain_keeper::Drains;
 use crate::esc_runner::EscOwnership;
 use crate::http::{HttpState, api_routes, monitoring_routes};
 use crate::intake::Intake;
+use crate::leaderships::Leaderships;
 use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
 use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
@@ -38,6 +39,7 @@ use crate::system_gauges;
 use crate::system_store::SystemStore;
 use crate::topology::{SharedTopology, Topology};
 use crate::topology_feed;
+use crate::topology_stream_http::TopologyStreams;
 use crate::watchers::Watchers;
 use crate::writes::Router;
 
@@ -321,7 +323,20 @@ impl Wired {
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
         let watchers = Watchers::new(bound(options.limits.watchers_max));
         let records = RecordsService::new(options, Arc::clone(&router), watchers.clone(), stopping.clone());
-        let http = HttpState { topology, rebalancer, drains, ownership, audit, prometheus, stopping };
+        let leaderships = Leaderships::default();
+        upkeep.spawn(leaderships.clone().follow(topology.clone()));
+        let topology_streams = TopologyStreams::default();
+        let http = HttpState {
+            topology,
+            rebalancer,
+            drains,
+            ownership,
+            audit,
+            leaderships,
+            topology_streams,
+            prometheus,
+            stopping,
+        };
         Ok(Self { records, watchers, router, http, runs, message_bytes_max, upkeep })
     }
 }
