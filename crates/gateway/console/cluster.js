@@ -45,7 +45,7 @@ function take(name, data) {
     cluster.view.brokers = merged(cluster.view.brokers, data.brokers, "nodeId");
     cluster.view.partitions = merged(cluster.view.partitions, data.partitions, "partitionId");
   } else return;
-  for (const now of name === "snapshot" ? data.partitions : data.partitions) {
+  for (const now of data.partitions) {
     const then = before[now.partitionId - 1];
     if (then && (then.leader !== now.leader || then.term !== now.term)) {
       cluster.changes.unshift({ at: new Date().toISOString(), partitionId: now.partitionId, from: then.leader, to: now.leader, term: now.term });

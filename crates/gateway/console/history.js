@@ -1,7 +1,7 @@
 // Earlier runs, and what operators did.
 
 import { get } from "./api.js";
-import { facts, fill, h, table, trouble } from "./page.js";
+import { fill, h, table, trouble } from "./page.js";
 import { clock, count, duration, outcomeWord } from "./words.js";
 
 const ENTRIES_SHOWN = 200;
@@ -45,7 +45,7 @@ export function showHistory(content) {
 
 export function showAudit(content) {
   return asked(content, "Audit", `/cluster/v2/audit?limit=${ENTRIES_SHOWN}`, ({ entries }) => [
-    facts(["Shown", `the newest ${count(entries.length)}`]),
+    entries.length === ENTRIES_SHOWN && h("p", { class: "hint" }, `The newest ${count(ENTRIES_SHOWN)}; GET /cluster/v2/audit?limit=1000 has more.`),
     table("What operators did, newest first", [{ title: "No.", n: true }, "When", "Who", "From", "What", "Outcome", "Detail"],
       entries.map((entry) => [`${entry.number}`, clock(entry.at), entry.who, h("code", null, entry.source ?? "–"), [entry.action, entry.target && ` ${entry.target}`],
         [entry.outcome, entry.rebalanceId && [" ", h("a", { href: `#/runs/${entry.rebalanceId}` }, `rebalance ${entry.rebalanceId}`)]], entry.detail ?? ""]),

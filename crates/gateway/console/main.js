@@ -26,6 +26,7 @@ const PAGES = [
 const content = document.getElementById("content");
 const connection = document.getElementById("connection");
 const signOut = document.getElementById("sign-out");
+const rebalance = document.getElementById("rebalance");
 let page = null;
 let signingIn = false;
 let spoken = null;
@@ -62,6 +63,7 @@ function connected(text, error) {
 
 function begin() {
   signOut.hidden = token.get() === null;
+  rebalance.hidden = false;
   start(connected);
   navigate(false);
 }
@@ -75,6 +77,7 @@ onUnauthorized((problem) => {
   connected("signed out");
   token.clear();
   signOut.hidden = true;
+  rebalance.hidden = true;
   signIn(content, problem, (text) => {
     signingIn = false;
     token.set(text);
@@ -86,7 +89,7 @@ signOut.onclick = () => {
   token.clear();
   location.reload();
 };
-document.getElementById("rebalance").onclick = () => openRebalance();
+rebalance.onclick = () => openRebalance();
 document.getElementById("skip").onclick = (event) => {
   event.preventDefault();
   content.focus();
