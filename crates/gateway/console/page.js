@@ -1,5 +1,7 @@
 // Builds elements, and brings a page up to date without losing focus, selection or scroll position.
 
+// Announcements that stay in the page, for those who read them again.
+const ANNOUNCED_MAX = 20;
 const HANDLERS = ["onclick", "onchange", "oninput", "onsubmit"];
 
 // An element: h("td", {class: "n"}, "text", child, [children]). Null and false are left out.
@@ -89,10 +91,12 @@ export function command(label, text) {
     h("button", { type: "button", class: "quiet", onclick: copied, "aria-label": `Copy ${label}` }, "Copy"));
 }
 
-// Says something to those who listen rather than look.
+// Says something to those who listen rather than look; what is added is read out, each after the other.
 export function announce(text) {
   const announcer = document.getElementById("announcer");
-  if (announcer.textContent !== text) announcer.textContent = text;
+  if (announcer.lastElementChild?.textContent === text) return;
+  announcer.append(h("p", null, text));
+  while (announcer.childElementCount > ANNOUNCED_MAX) announcer.firstElementChild.remove();
 }
 
 // A modal dialogue, which the browser keeps the focus in. `fillIn` gets its body and how to close it.
