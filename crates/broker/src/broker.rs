@@ -261,6 +261,7 @@ where
         host: address.host.clone(),
         port: u32::from(address.port),
         broker_uuid: data.broker_uuid().to_string(),
+        security: security.clone(),
     };
     let status = StatusHub::new(&options, identity, cluster_size, replicas.clone(), peers.clone());
     let drained = Drained::remembered(data.clone(), offload, elector.clone(), status.clone());
@@ -311,6 +312,7 @@ where
         DiskRoom::new(data.clone(), offload, options.data.free_bytes_min, options.cluster.node_id);
     background.spawn(disk_room.clone().run(
         log.full(),
+        status.clone(),
         replicas.clone(),
         handover.clone(),
         elector.clone(),

@@ -24,6 +24,7 @@ use crate::elector::{Elector, Yields};
 use crate::handover::{Handover, Purpose};
 use crate::metric_definitions as metric;
 use crate::replicas::Replicas;
+use crate::status::StatusHub;
 use crate::stop::Stop;
 
 /// At 400 MB/s an eighth of a gigabyte is written between two looks.
@@ -97,6 +98,7 @@ impl DiskRoom {
     pub async fn run(
         self,
         log_is_full: watch::Receiver<bool>,
+        status: StatusHub,
         replicas: Replicas,
         handover: Handover,
         elector: Elector,
@@ -104,16 +106,21 @@ impl DiskRoom {
     ) {
         self.keep_reserve(true).await;
         tokio::select! {
-            () = self.keep_looking(log_is_full, &elector) => {}
+            () = self.keep_looking(log_is_full, &elector, &status) => {}
             () = self.keep_handing_over(&replicas, &handover) => {}
             () = stop.requested() => {}
         }
     }
 
-    async fn keep_looking(&self, mut log_is_full: watch::Receiver<bool>, elector: &Elector) {
+    async fn keep_looking(
+        &self,
+        mut log_is_full: watch::Receiver<bool>,
+        elector: &Elector,
+        status: &StatusHub,
+    ) {
         loop {
             let full = *log_is_full.borrow_and_update();
-            self.look(full, elector).await;
+            self.look(full, elector, status).await;
             let pause = Duration::from_millis(LOOK_INTERVAL_MS);
             if let Ok(Err(_)) = tokio::time::timeout(pause, log_is_full.changed()).await {
                 return;
@@ -129,11 +136,13 @@ impl DiskRoom {
         }
     }
 
-    async fn look(&self, log_is_full: bool, elector: &Elector) {
+    async fn look(&self, log_is_full: bool, elector: &Elector, status: &StatusHub) {
         let data = Arc::clone(&self.data);
         let space = self.offload.run(move || data.disk_space()).await;
+        let space = space.ok().and_then(Result::ok);
+        status.set_disk(space);
         // What the system does not tell is no reason to refuse.
-        let free = space.ok().and_then(Result::ok).map_or(u64::MAX, |space| space.free_bytes);
+        let free = space.map_or(u64::MAX, |space| space.free_bytes);
         let before = self.now();
         let room = judge(before, free, self.free_bytes_min, log_is_full);
         metric::disk_room(room);

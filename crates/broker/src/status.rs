@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
+use evenkeel_raft_storage::DiskSpace;
+use evenkeel_security::Security;
 use evenkeel_supervision::Progress;
 use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
@@ -35,6 +38,7 @@ pub struct Identity {
     pub host: String,
     pub port: u32,
     pub broker_uuid: String,
+    pub security: Security,
 }
 
 /// Cheap handle.
@@ -50,6 +54,8 @@ struct Inner {
     cut_off_after: Duration,
     draining: AtomicBool,
     drained: AtomicBool,
+    disk: Mutex<Option<DiskSpace>>,
+    security: Security,
     published: watch::Sender<Arc<pb::BrokerStatus>>,
 }
 
@@ -61,7 +67,7 @@ impl StatusHub {
         replicas: Replicas,
         peers: Peers,
     ) -> Self {
-        let Identity { host, port, broker_uuid } = identity;
+        let Identity { host, port, broker_uuid, security } = identity;
         let base = pb::BrokerStatus {
             broker_uuid,
             node_id: options.cluster.node_id,
@@ -78,8 +84,19 @@ impl StatusHub {
         let (published, _) = watch::channel(Arc::new(base.clone()));
         let changed = Notify::new();
         let cut_off_after = options.raft.lease * CUT_OFF_LEASES;
-        let (draining, drained) = Default::default();
-        Self(Arc::new(Inner { replicas, peers, base, changed, cut_off_after, draining, drained, published }))
+        let (draining, drained, disk) = Default::default();
+        Self(Arc::new(Inner {
+            replicas,
+            peers,
+            base,
+            changed,
+            cut_off_after,
+            draining,
+            drained,
+            disk,
+            security,
+            published,
+        }))
     }
 
     /// What is published now, and at once what is so now: who asks anew wants to know the lag.
@@ -96,6 +113,11 @@ impl StatusHub {
     pub fn set_drained(&self, drained: bool) {
         self.0.drained.store(drained, Ordering::Relaxed);
         self.0.changed.notify_one();
+    }
+
+    /// Told with the next status; news of a disk are never urgent.
+    pub fn set_disk(&self, space: Option<DiskSpace>) {
+        *self.0.disk.lock() = space;
     }
 
     /// Publishes until `stop`. Going round is the broker's progress: it looks at every replica, and waits for no disk and no
@@ -149,7 +171,13 @@ impl StatusHub {
 
     fn build(&self) -> pb::BrokerStatus {
         let replicas = self.0.replicas.iter().map(|r| self.replica_status(r)).collect();
+        let disk = *self.0.disk.lock();
+        let expires = self.0.security.certificate_expires_at();
+        let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
         pb::BrokerStatus {
+            disk_free_bytes: disk.map(|space| space.free_bytes),
+            disk_size_bytes: disk.map(|space| space.size_bytes),
+            certificate_expires_at: expires.and_then(seconds),
             replicas,
             draining: self.0.draining.load(Ordering::Relaxed),
             drained: self.0.drained.load(Ordering::Relaxed),

@@ -28,6 +28,8 @@ pub(crate) fn http_need(method: &Method, path: &str) -> Need {
     let looks = matches!(*method, Method::GET | Method::HEAD);
     match path {
         _ if looks && (path == "/actuator/health" || path.starts_with("/actuator/health/")) => Need::Nothing,
+        // Neither tells anything of the cluster: the console then asks for a token.
+        _ if looks && (path == "/" || path.starts_with("/console/")) => Need::Nothing,
         "/cluster/v2/audit" => Need::Role(Role::Operate),
         _ if looks => Need::Role(Role::Read),
         _ if path.starts_with("/v1/records/") => Need::Role(Role::Write),
@@ -74,6 +76,13 @@ mod tests {
             (&post, "/actuator/health", OPERATE),
             (&get, "/actuator/healthy", READ),
             (&get, "/actuator/prometheus", READ),
+            (&get, "/", Need::Nothing),
+            (&get, "/console/console.css", Need::Nothing),
+            (&get, "/console", READ),
+            (&post, "/", OPERATE),
+            (&get, "/cluster/v2/topology/events", READ),
+            (&get, "/cluster/v2/partitions/1", READ),
+            (&get, "/cluster/v2/brokers/1", READ),
             (&get, "/v2/topology", READ),
             (&get, "/cluster/v2/rebalance/history", READ),
             (&get, "/ESCManager/internal/ownership", READ),

@@ -10,6 +10,7 @@ use evenkeel_protocol::NodeId;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::cluster_json;
 use crate::drain::{DrainedBrokers, Undrainable};
 use crate::drain_keeper::NotDrained;
 use crate::http::{HttpState, problem_with};
@@ -20,6 +21,7 @@ use crate::topology::{BrokerView, Topology};
 pub(crate) fn routes() -> Router<HttpState> {
     Router::new()
         .route("/cluster/v2/brokers", get(brokers))
+        .route("/cluster/v2/brokers/{node}", get(broker))
         .route("/cluster/v2/brokers/{node}/restart-risk", get(restart_risk::show))
         .route("/cluster/v2/brokers/{node}/drain", put(drain).delete(undrain))
 }
@@ -70,6 +72,25 @@ async fn brokers(State(state): State<HttpState>, uri: Uri) -> Response {
         }
         Err(error) => store_failed(&uri, &error),
     }
+}
+
+/// One broker, with its replicas.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OneBrokerJson {
+    #[serde(flatten)]
+    broker: cluster_json::BrokerJson,
+    partitions: Vec<cluster_json::PartitionJson>,
+}
+
+async fn broker(State(state): State<HttpState>, Path(node): Path<String>, uri: Uri) -> Response {
+    let topology = state.topology.borrow().clone();
+    let found = node.parse().ok().and_then(|node| topology.broker(NodeId(node)));
+    let Some(found) = found else { return unknown(&uri, &node) };
+    let mut partitions = cluster_json::partitions(&topology);
+    partitions.retain(|shown| found.replicas.iter().any(|replica| replica.partition == shown.partition_id));
+    let broker = cluster_json::broker(&topology, found);
+    Json(OneBrokerJson { broker, partitions }).into_response()
 }
 
 async fn drain(State(state): State<HttpState>, Path(node): Path<String>, uri: Uri) -> Response {

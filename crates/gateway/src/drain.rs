@@ -97,6 +97,7 @@ mod tests {
             draining: false,
             drained,
             replicated_bytes_total: 0,
+            facts: crate::topology::HostFacts::default(),
             replicas: Vec::new(),
         };
         let partition = |(id, leader): (u32, &u64)| PartitionView {

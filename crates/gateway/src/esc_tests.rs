@@ -16,6 +16,7 @@ fn topology(brokers: u64, partitions: &[(Option<u64>, u64)]) -> Topology {
         term: 4,
         lag_entries: Some(0),
         lag_bytes: Some(0),
+        indices: crate::topology::Indices::default(),
     };
     let broker = |node: u64| BrokerView {
         node: NodeId(node),
@@ -27,6 +28,7 @@ fn topology(brokers: u64, partitions: &[(Option<u64>, u64)]) -> Topology {
         draining: false,
         drained: false,
         replicated_bytes_total: 0,
+        facts: crate::topology::HostFacts::default(),
         replicas: (1..=partitions.len() as u32).map(replica).collect(),
     };
     let partition = |(id, &(leader, records)): (u32, &(Option<u64>, u64))| PartitionView {

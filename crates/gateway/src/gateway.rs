@@ -31,6 +31,7 @@ use crate::drain_keeper::Drains;
 use crate::esc_runner::EscOwnership;
 use crate::http::{HttpState, api_routes, monitoring_routes};
 use crate::intake::Intake;
+use crate::leaderships::Leaderships;
 use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder};
 use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
@@ -39,6 +40,7 @@ use crate::system_gauges;
 use crate::system_store::SystemStore;
 use crate::topology::{SharedTopology, Topology};
 use crate::topology_feed;
+use crate::topology_stream_http::TopologyStreams;
 use crate::watchers::Watchers;
 use crate::writes::Router;
 
@@ -331,6 +333,9 @@ impl Wired {
         let ownership = EscOwnership::new(Arc::clone(&router), rebalancer.clone(), runs.clone());
         let watchers = Watchers::new(bound(options.limits.watchers_max));
         let records = RecordsService::new(options, Arc::clone(&router), watchers.clone(), stopping.clone());
+        let leaderships = Leaderships::default();
+        upkeep.spawn(leaderships.clone().follow(topology.clone()));
+        let topology_streams = TopologyStreams::default();
         let http = HttpState {
             topology,
             rebalancer,
@@ -338,6 +343,8 @@ impl Wired {
             ownership,
             audit,
             router: Arc::clone(&router),
+            leaderships,
+            topology_streams,
             prometheus,
             stopping,
             progress,

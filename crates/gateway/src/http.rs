@@ -18,13 +18,17 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Audit;
 use crate::audit_http;
 use crate::brokers_http;
+use crate::console;
 use crate::drain_keeper::Drains;
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
 use crate::health_http;
+use crate::leaderships::Leaderships;
+use crate::partitions_http;
 use crate::rebalance_http;
 use crate::rebalance_runner::Rebalancer;
 use crate::topology::SharedTopology;
+use crate::topology_stream_http::{self, TopologyStreams};
 use crate::topology_views;
 use crate::writes::Router as RecordsRouter;
 
@@ -39,6 +43,8 @@ pub(crate) struct HttpState {
     pub(crate) ownership: EscOwnership,
     pub(crate) audit: Audit,
     pub(crate) router: Arc<RecordsRouter>,
+    pub(crate) leaderships: Leaderships,
+    pub(crate) topology_streams: TopologyStreams,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
     pub(crate) stopping: CancellationToken,
@@ -53,6 +59,9 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         .route("/v2/topology", get(topology))
         .merge(rebalance_http::routes())
         .merge(brokers_http::routes())
+        .merge(partitions_http::routes())
+        .merge(topology_stream_http::routes())
+        .merge(console::routes())
         .merge(audit_http::routes())
         .merge(esc_http::routes(state.ownership.clone()));
     with_errors(routes, unhandled).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)

@@ -26,6 +26,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
         draining: false,
         drained: false,
         replicated_bytes_total: 0,
+        facts: crate::topology::HostFacts::default(),
         replicas: (1..)
             .zip(partitions)
             .map(|(id, &(_, primary))| ReplicaView {
@@ -36,6 +37,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
                 term: 4,
                 lag_entries: Some(0),
                 lag_bytes: Some(0),
+                indices: crate::topology::Indices::default(),
             })
             .collect(),
     };

@@ -75,6 +75,30 @@ pub struct ReplicaView {
     pub lag_entries: Option<u64>,
     /// Bytes that it lacks, as the leader sees it.
     pub lag_bytes: Option<u64>,
+    /// How far its log is.
+    pub indices: Indices,
+}
+
+/// How far a replica's log is, as its broker told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Indices {
+    /// Of the last entry.
+    pub last_log: u64,
+    /// Of the last entry known to be committed.
+    pub commit: u64,
+    /// Of the last entry that was applied.
+    pub applied: u64,
+}
+
+/// What a broker tells of the machine that it runs on; nothing until it was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Free on the disk with its data folder.
+    pub disk_free_bytes: Option<u64>,
+    /// Size of that disk.
+    pub disk_size_bytes: Option<u64>,
+    /// When its certificate expires, in seconds since 1970; `None` without TLS.
+    pub certificate_expires_at: Option<u64>,
 }
 
 /// One broker as the gateway sees it.
@@ -98,6 +122,8 @@ pub struct BrokerView {
     pub drained: bool,
     /// Bytes of entries that its leaders have replicated since it started.
     pub replicated_bytes_total: u64,
+    /// Of its machine.
+    pub facts: HostFacts,
     /// In order of partition.
     pub replicas: Vec<ReplicaView>,
 }
@@ -392,6 +418,11 @@ impl ClusterState {
                     term: status.map_or(0, |replica| replica.term),
                     lag_entries,
                     lag_bytes,
+                    indices: status.map_or_else(Indices::default, |replica| Indices {
+                        last_log: replica.last_log_index,
+                        commit: replica.commit_index,
+                        applied: replica.applied_index,
+                    }),
                 })
             })
             .collect();
@@ -406,6 +437,11 @@ impl ClusterState {
             draining: known.status.as_ref().is_some_and(|status| status.draining),
             drained: known.status.as_ref().is_some_and(|status| status.drained),
             replicated_bytes_total: known.status.as_ref().map_or(0, |status| status.replicated_bytes_total),
+            facts: known.status.as_ref().map_or_else(HostFacts::default, |status| HostFacts {
+                disk_free_bytes: status.disk_free_bytes,
+                disk_size_bytes: status.disk_size_bytes,
+                certificate_expires_at: status.certificate_expires_at,
+            }),
             replicas,
         }
     }

@@ -78,6 +78,7 @@ mod tests {
             draining: false,
             drained: false,
             replicated_bytes_total: 0,
+            facts: crate::topology::HostFacts::default(),
             replicas: Vec::new(),
         }
     }

@@ -83,7 +83,7 @@ fn log_leader_changes(before: &Topology, after: &Topology) {
 }
 
 /// How many more replicas each partition can lose and still have a majority; below 0 it has none now.
-fn quorum_margins(view: &Topology) -> BTreeMap<PartitionId, i64> {
+pub(crate) fn quorum_margins(view: &Topology) -> BTreeMap<PartitionId, i64> {
     let mut working: BTreeMap<PartitionId, i64> = BTreeMap::new();
     for replica in view.brokers.iter().flat_map(|broker| &broker.replicas) {
         // Replicas of brokers that are away are shown as inactive.
@@ -155,6 +155,7 @@ mod tests {
             draining: false,
             drained: false,
             replicated_bytes_total: 0,
+            facts: crate::topology::HostFacts::default(),
             replicas: vec![ReplicaView {
                 partition: PartitionId(1),
                 role: role.unwrap_or(Role::Inactive),
@@ -163,6 +164,7 @@ mod tests {
                 term: 1,
                 lag_entries: None,
                 lag_bytes: None,
+                indices: crate::topology::Indices::default(),
             }],
         };
         let partition = PartitionView {

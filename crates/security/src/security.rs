@@ -1,7 +1,7 @@
 //! The security of one process: made from its options, shared by all its listeners and connections, kept up to date.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -127,6 +127,12 @@ impl Security {
     #[must_use]
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// When this process's own certificate expires, `None` without TLS.
+    #[must_use]
+    pub fn certificate_expires_at(&self) -> Option<SystemTime> {
+        Some(self.tls.as_ref()?.material().own.not_after)
     }
 
     /// Reads files again when they have changed, for ever. The recorder of metrics must be installed.

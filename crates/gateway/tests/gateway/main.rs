@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod cluster_over_http;
 mod draining;
 mod esc;
 mod fake_cluster;
