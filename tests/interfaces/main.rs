@@ -5,8 +5,11 @@
 //! `EVENKEEL_REQUIRE_PYZEEBE` is set.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod exporting;
 #[path = "../cluster/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the stories in tests/cluster use all of it")]
 mod harness;
+mod http_records;
+mod openapi;
 mod python;
 mod zeebe_client;

@@ -38,6 +38,7 @@ use crate::distribution::{Distribution, Replica as Member};
 use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
+use crate::exporting::Exporting;
 use crate::handover::{Handover, Purpose};
 use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
@@ -115,6 +116,8 @@ pub enum BrokerError {
     Found { partition: u32, source: std::io::Error },
     #[error("data.directory = {directory}: whether the broker is drained cannot be read ({source})")]
     ReadDrained { directory: String, source: std::io::Error },
+    #[error("data.directory = {directory}: whether exporting is paused cannot be read ({source})")]
+    ReadExporting { directory: String, source: std::io::Error },
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(
@@ -259,6 +262,9 @@ where
     let drained = Drained::remembered(data.clone(), offload, elector.clone(), status.clone());
     let drained = drained
         .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
+    let exporting = Exporting::remembered(options.exporters.clone(), validated.node, data.clone(), offload);
+    let exporting = exporting
+        .map_err(|source| BrokerError::ReadExporting { directory: options.data.directory.clone(), source })?;
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {
@@ -291,6 +297,9 @@ where
                 stop.clone(),
             ));
         }
+        if exporting.is_configured() {
+            background.spawn(exporting.clone().follow(replica.clone()));
+        }
         let (elector, status, stopped) = (elector.clone(), status.clone(), stopped.clone());
         background.spawn(async move {
             leadership::follow(replica.clone(), elector, status).await;
@@ -313,13 +322,15 @@ where
         handover: handover.clone(),
         status: status.clone(),
         drained,
+        exporting: exporting.clone(),
         room,
         disk_room: disk_room.clone(),
     };
     let raft_service = RaftService { replicas: replicas.clone(), store: store.clone(), disk_room };
     let mut grpc_server =
         tokio::spawn(serve_grpc(incoming, security.peer_guard(), raft_service, broker_service, stop.clone()));
-    let mut http_server = tokio::spawn(serve_monitoring(monitoring, security, status.clone(), data, stop));
+    let mut http_server =
+        tokio::spawn(serve_monitoring(monitoring, security, status.clone(), exporting, data, stop));
     tracing::info!(
         node = %validated.node, partitions = replicas.len(), grpc = %address, monitoring_port = options.network.monitoring_port,
         data = %options.data.directory, "broker started"
@@ -651,12 +662,13 @@ async fn serve_monitoring(
     port: Option<MonitoringPort>,
     security: Security,
     status: StatusHub,
+    exporting: Exporting,
     data: Arc<DataDirectory>,
     mut stop: Stop,
 ) {
     match port {
         Some(MonitoringPort { listener, prometheus }) => {
-            monitoring::serve(listener, security, status, data, prometheus, stop).await;
+            monitoring::serve(listener, security, status, exporting, data, prometheus, stop).await;
         }
         None => stop.requested().await,
     }

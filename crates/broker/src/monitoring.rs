@@ -15,6 +15,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::exporting::Exporting;
+use crate::exporting_http;
 use crate::metric_definitions;
 use crate::status::StatusHub;
 use crate::stop::Stop;
@@ -24,6 +26,7 @@ const UPKEEP_MS: u64 = 5_000;
 #[derive(Clone)]
 struct Monitoring {
     status: StatusHub,
+    exporting: Exporting,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
 }
@@ -33,11 +36,13 @@ pub async fn serve(
     listener: TcpListener,
     security: Security,
     status: StatusHub,
+    exporting: Exporting,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
     mut stop: Stop,
 ) {
-    let state = Monitoring { status, data, prometheus };
+    let exporting_routes = exporting_http::routes(exporting.clone(), status.clone());
+    let state = Monitoring { status, exporting, data, prometheus };
     let routes = Router::new()
         .route("/actuator/prometheus", get(metrics))
         .route("/metrics", get(metrics))
@@ -45,7 +50,7 @@ pub async fn serve(
         .route("/actuator/health/liveness", get(up))
         .route("/actuator/health/readiness", get(readiness))
         .route("/actuator/health/startup", get(up));
-    let routes = with_errors(routes, error).with_state(state);
+    let routes = with_errors(routes.merge(exporting_routes), error).with_state(state);
     let routes = evenkeel_http_server::guarded(routes, security.guard(), need);
     evenkeel_http_server::serve(listener, security.http(), routes, stop.requested()).await;
 }
@@ -71,6 +76,7 @@ pub async fn keep_up(prometheus: PrometheusHandle, mut stop: Stop) {
 
 async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
     state.status.refresh_gauges();
+    state.exporting.refresh_gauges(state.status.replicas().iter());
     let data = Arc::clone(&state.data);
     // A disk that hangs must not hold a worker thread; what it cannot tell is left out.
     let space = tokio::task::spawn_blocking(move || data.disk_space()).await;
@@ -109,8 +115,8 @@ async fn health(State(state): State<Monitoring>) -> impl IntoResponse {
 fn error(status: StatusCode, uri: &Uri, detail: String) -> Response {
     let detail = match status {
         StatusCode::NOT_FOUND => format!(
-            "{detail}: a broker serves /actuator/prometheus and /actuator/health here; rebalance at the gateway's \
-             monitoring port"
+            "{detail}: a broker serves /actuator/prometheus, /actuator/health, /actuator/partitions and /actuator/exporting \
+             here; rebalance at the gateway's monitoring port"
         ),
         _ => detail,
     };

@@ -1,5 +1,7 @@
-//! The HTTP routes of both ports: topology and rebalance runs on the API port, actuator and metrics on the
+//! The HTTP routes of both ports: topology, records and rebalance runs on the API port, actuator and metrics on the
 //! monitoring port. Errors are `application/problem+json`.
+
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
@@ -19,10 +21,14 @@ use crate::brokers_http;
 use crate::drain_keeper::Drains;
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
+use crate::exporting_http;
+use crate::openapi;
 use crate::rebalance_http;
 use crate::rebalance_runner::Rebalancer;
+use crate::records_http::{self, RecordsHttp};
 use crate::topology::SharedTopology;
 use crate::topology_views;
+use crate::writes;
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -30,9 +36,11 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone)]
 pub(crate) struct HttpState {
     pub(crate) topology: watch::Receiver<SharedTopology>,
+    pub(crate) router: Arc<writes::Router>,
     pub(crate) rebalancer: Rebalancer,
     pub(crate) drains: Drains,
     pub(crate) ownership: EscOwnership,
+    pub(crate) records: RecordsHttp,
     pub(crate) audit: Audit,
     pub(crate) prometheus: PrometheusHandle,
     /// Set once the gateway is asked to stop.
@@ -47,6 +55,8 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         .merge(rebalance_http::routes())
         .merge(brokers_http::routes())
         .merge(audit_http::routes())
+        .merge(openapi::routes())
+        .merge(records_http::routes(state.records.clone()))
         .merge(esc_http::routes(state.ownership.clone()));
     with_errors(routes, unhandled).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
 }
@@ -56,6 +66,7 @@ pub(crate) fn monitoring_routes(state: HttpState) -> Router {
     let audit = state.audit.clone();
     let routes = Router::new()
         .route("/actuator/rebalance", post(rebalance_http::actuator))
+        .merge(exporting_http::routes())
         .route("/actuator/prometheus", get(prometheus))
         .route("/metrics", get(prometheus))
         .route("/actuator/health", get(readiness))
