@@ -38,11 +38,12 @@ use crate::distribution::{Distribution, Replica as Member};
 use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
+use crate::exporting::Exporting;
 use crate::handover::{Handover, Purpose};
 use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
 use crate::metric_definitions;
-use crate::monitoring::{self, MonitoringPort};
+use crate::monitoring::{self, MonitoringPort, Running};
 use crate::network::Network;
 use crate::observer::Observer;
 use crate::options::{Options, OptionsError, RaftOptions, Validated};
@@ -115,6 +116,8 @@ pub enum BrokerError {
     Found { partition: u32, source: std::io::Error },
     #[error("data.directory = {directory}: whether the broker is drained cannot be read ({source})")]
     ReadDrained { directory: String, source: std::io::Error },
+    #[error("data.directory = {directory}: whether exporting is paused cannot be read ({source})")]
+    ReadExporting { directory: String, source: std::io::Error },
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(
@@ -267,6 +270,9 @@ where
     let drained = Drained::remembered(data.clone(), offload, elector.clone(), status.clone());
     let drained = drained
         .map_err(|source| BrokerError::ReadDrained { directory: options.data.directory.clone(), source })?;
+    let exporting = Exporting::remembered(options.exporters.clone(), validated.node, data.clone(), offload);
+    let exporting = exporting
+        .map_err(|source| BrokerError::ReadExporting { directory: options.data.directory.clone(), source })?;
 
     let mut background = tokio::task::JoinSet::new();
     for peer in peers.iter() {
@@ -284,7 +290,7 @@ where
     background.spawn(status.clone().run(progress.clone(), stop.clone()));
     if let Some(monitoring) = &monitoring {
         background.spawn(monitoring::keep_up(monitoring.prometheus.clone(), stop.clone()));
-        monitoring.show(status.clone());
+        monitoring.show(Running { status: status.clone(), exporting: exporting.clone() });
     }
     background.spawn(security.clone().keep_fresh());
     let (stopped, mut first_stopped) = mpsc::channel(1);
@@ -299,6 +305,9 @@ where
                 status.clone(),
                 stop.clone(),
             ));
+        }
+        if exporting.is_configured() {
+            background.spawn(exporting.clone().follow(replica.clone()));
         }
         let (elector, status, stopped) = (elector.clone(), status.clone(), stopped.clone());
         background.spawn(async move {
@@ -323,6 +332,7 @@ where
         handover: handover.clone(),
         status: status.clone(),
         drained,
+        exporting: exporting.clone(),
         room,
         disk_room: disk_room.clone(),
     };

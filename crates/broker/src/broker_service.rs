@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::disk_room::{self, DiskRoom};
 use crate::drained::Drained;
+use crate::exporting::Exporting;
 use crate::handover::{Handover, Purpose};
 use crate::leadership::Tenure;
 use crate::replica::{Answer, ReadRefusal, Replica};
@@ -43,6 +44,7 @@ pub struct BrokerService {
     pub handover: Handover,
     pub status: StatusHub,
     pub drained: Drained,
+    pub exporting: Exporting,
     pub room: Room,
     pub disk_room: DiskRoom,
 }
@@ -227,6 +229,15 @@ impl broker_server::Broker for BrokerService {
         let set = self.drained.set(request.into_inner().drained).await;
         set.map_err(|error| Status::internal(format!("the data folder cannot be written: {error}")))?;
         Ok(Response::new(pb::SetDrainedResponse {}))
+    }
+
+    async fn set_exporting(
+        &self,
+        request: Request<pb::SetExportingRequest>,
+    ) -> Result<Response<pb::SetExportingResponse>, Status> {
+        let set = self.exporting.set_paused(request.into_inner().paused).await;
+        set.map_err(|error| Status::internal(format!("the data folder cannot be written: {error}")))?;
+        Ok(Response::new(pb::SetExportingResponse {}))
     }
 }
 

@@ -11,7 +11,7 @@
 //!
 //! A replica *loads* when it begins to lead, and *unloads* when it sees that it leads no longer; in a planned transfer
 //! it unloads before the target is asked to stand, so the two owners' services never overlap. A leader-side service
-//! holds a [`Tenure`] and ends with it, at once and whatever it waits for. Today these are the watches. A leader has no
+//! holds a [`Tenure`] and ends with it, at once and whatever it waits for. Today these are the watches and the exporters. A leader has no
 //! timers or caches of its own: lag is worked out when somebody asks, and what the lease allows is decided at the gate.
 //!
 //! Cost of unloading: one cancelled token, whatever the number of services; nothing is waited for.

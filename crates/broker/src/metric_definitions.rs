@@ -160,6 +160,7 @@ fn describe() {
         "evenkeel_leaderships_unloaded_total",
         "Times this broker's replica ended what it does only as leader."
     );
+    describe_exporter_metrics();
     // Present from the start, so that a rate over it begins at 0.
     let results = (StepDown::Transferred as i32..).map_while(|number| StepDown::try_from(number).ok());
     for result in results {
@@ -319,6 +320,53 @@ pub fn rebuilding(partition: u32, under_way: bool) {
 
 pub fn leadership_unloaded(partition: u32) {
     counter!("evenkeel_leaderships_unloaded_total", &partition_labels(partition)).increment(1);
+}
+
+fn describe_exporter_metrics() {
+    describe_gauge!(
+        "evenkeel_exporter_position",
+        "Position up to which the exporter has exported the partition, as far as this broker knows."
+    );
+    describe_gauge!(
+        "evenkeel_exporter_lag_entries",
+        "Entries applied and not exported yet, on the partition's leader; 0 elsewhere."
+    );
+    describe_counter!("evenkeel_exporter_records_total", "Changes that the exporter's receiver has taken.");
+    describe_counter!("evenkeel_exporter_failures_total", "Attempts to export that failed and are repeated.");
+    describe_counter!(
+        "evenkeel_exporter_lost_positions_total",
+        "Positions that the exporter jumped over because their changes were not kept any more."
+    );
+    describe_gauge!("evenkeel_exporting_paused", "1 while this broker's exporters are paused, else 0.");
+}
+
+fn exporter_labels(partition: u32, exporter: &str) -> Vec<metrics::Label> {
+    let mut labels = metrics::IntoLabels::into_labels(&partition_labels(partition));
+    labels.push(metrics::Label::new("exporter", exporter.to_owned()));
+    labels
+}
+
+pub fn set_exporter_gauges(partition: u32, exporter: &str, position: u64, lag_entries: u64) {
+    let labels = exporter_labels(partition, exporter);
+    gauge!("evenkeel_exporter_position", labels.clone()).set(position as f64);
+    gauge!("evenkeel_exporter_lag_entries", labels).set(lag_entries as f64);
+}
+
+pub fn set_exporting_paused(paused: bool) {
+    gauge!("evenkeel_exporting_paused").set(f64::from(u8::from(paused)));
+}
+
+pub fn exported(partition: u32, exporter: &str, records: u64) {
+    counter!("evenkeel_exporter_records_total", exporter_labels(partition, exporter)).increment(records);
+}
+
+pub fn export_failed(partition: u32, exporter: &str) {
+    counter!("evenkeel_exporter_failures_total", exporter_labels(partition, exporter)).increment(1);
+}
+
+pub fn export_lost(partition: u32, exporter: &str, positions: u64) {
+    counter!("evenkeel_exporter_lost_positions_total", exporter_labels(partition, exporter))
+        .increment(positions);
 }
 
 /// Of the disk with the data folder; what the system does not tell is shown as unknown and not as its last value.

@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::exporting::Exporting;
+use crate::exporting_http;
 use crate::metric_definitions;
 use crate::restart_risk::own_restart_risk;
 use crate::status::StatusHub;
@@ -29,17 +31,24 @@ const UPKEEP_MS: u64 = 5_000;
 #[derive(Clone)]
 struct Monitoring {
     /// Once the replicas run.
-    status: Arc<OnceLock<StatusHub>>,
+    running: Arc<OnceLock<Running>>,
     data: Arc<DataDirectory>,
     prometheus: PrometheusHandle,
     progress: Progress,
     lag_bytes_max: u64,
 }
 
+/// What the replicas' start brings.
+#[derive(Clone)]
+pub struct Running {
+    pub status: StatusHub,
+    pub exporting: Exporting,
+}
+
 /// The monitoring port; it serves until it is dropped or told to stop.
 pub struct MonitoringPort {
     pub prometheus: PrometheusHandle,
-    status: Arc<OnceLock<StatusHub>>,
+    running: Arc<OnceLock<Running>>,
     server: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -54,9 +63,9 @@ impl MonitoringPort {
         progress: Progress,
         lag_bytes_max: u64,
     ) -> Self {
-        let (status, stop) = (Arc::<OnceLock<_>>::default(), CancellationToken::new());
+        let (running, stop) = (Arc::<OnceLock<_>>::default(), CancellationToken::new());
         let state = Monitoring {
-            status: status.clone(),
+            running: running.clone(),
             data,
             prometheus: prometheus.clone(),
             progress,
@@ -70,20 +79,21 @@ impl MonitoringPort {
             .route("/actuator/health/liveness", get(liveness))
             .route("/actuator/health/readiness", get(readiness))
             .route("/actuator/health/startup", get(startup));
-        let routes = with_errors(routes, error).with_state(state);
+        let routes =
+            with_errors(routes.merge(exporting_http::routes(running.clone())), error).with_state(state);
         let routes = evenkeel_http_server::guarded(routes, security.guard(), need);
         let mut server = JoinSet::new();
         let stopped = stop.clone().cancelled_owned();
         server.spawn(async move {
             evenkeel_http_server::serve(listener, security.http(), routes, stopped).await;
         });
-        Self { prometheus, status, server, stop }
+        Self { prometheus, running, server, stop }
     }
 
     /// The replicas run, and this tells of them.
-    pub fn show(&self, status: StatusHub) {
+    pub fn show(&self, running: Running) {
         // Only the first call counts, and there is one.
-        let _ = self.status.set(status);
+        let _ = self.running.set(running);
     }
 
     /// Serves until `stop`, or until the server fails.
@@ -117,8 +127,9 @@ pub async fn keep_up(prometheus: PrometheusHandle, mut stop: Stop) {
 }
 
 async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
-    if let Some(status) = state.status.get() {
-        status.refresh_gauges();
+    if let Some(running) = state.running.get() {
+        running.status.refresh_gauges();
+        running.exporting.refresh_gauges(running.status.replicas().iter());
     }
     let data = Arc::clone(&state.data);
     // A disk that hangs must not hold a worker thread; what it cannot tell is left out.
@@ -130,11 +141,15 @@ async fn metrics(State(state): State<Monitoring>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
+/// What only replicas could answer.
+pub fn starting(uri: &Uri) -> Response {
+    let detail = "the broker still replays its log; ask again when /actuator/health/startup is UP";
+    problem(StatusCode::SERVICE_UNAVAILABLE, uri, detail.to_owned())
+}
+
 /// Answers 200 whether it is safe or not: the body's `safe` tells.
 async fn restart_risk(State(state): State<Monitoring>, uri: Uri) -> Response {
-    let Some(status) = state.status.get() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, &uri, "the broker still replays its log".to_owned());
-    };
+    let Some(Running { status, .. }) = state.running.get() else { return starting(&uri) };
     match own_restart_risk(status, status.peers(), state.lag_bytes_max).await {
         Ok(risk) => axum::Json(risk).into_response(),
         Err(unknown) => problem(StatusCode::SERVICE_UNAVAILABLE, &uri, unknown.to_string()),
@@ -174,14 +189,14 @@ impl Monitoring {
     }
 
     fn with_lifecycle(&self, health: Health) -> Health {
-        let stopping = self.status.get().is_some_and(|status| status.subscribe().borrow().draining);
+        let stopping = self.running.get().is_some_and(|running| running.status.subscribe().borrow().draining);
         health.with("lifecycle", !stopping, json!({ "stopping": stopping }))
     }
 
     /// How many replicas there are, how many have stopped, and how many know no leader.
     fn replicas(&self) -> (usize, usize, usize) {
-        let Some(hub) = self.status.get() else { return (0, 0, 0) };
-        let status = hub.subscribe().borrow().clone();
+        let Some(running) = self.running.get() else { return (0, 0, 0) };
+        let status = running.status.subscribe().borrow().clone();
         let count = |wanted| status.replicas.iter().filter(|r| r.health() == wanted).count();
         (status.replicas.len(), count(ReplicaHealth::Dead), count(ReplicaHealth::Unhealthy))
     }
@@ -203,8 +218,8 @@ impl Monitoring {
 fn error(status: StatusCode, uri: &Uri, detail: String) -> Response {
     let detail = match status {
         StatusCode::NOT_FOUND => format!(
-            "{detail}: a broker serves /actuator/prometheus, /actuator/restart-risk and /actuator/health here; rebalance at the gateway's \
-             monitoring port"
+            "{detail}: a broker serves /actuator/prometheus, /actuator/health, /actuator/restart-risk, /actuator/partitions and \
+             /actuator/exporting here; rebalance at the gateway's monitoring port"
         ),
         _ => detail,
     };

@@ -12,6 +12,7 @@ use evenkeel_settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::distribution::{Distribution, DistributionError, FixedPartition};
+use crate::exporters::{self, ExporterOptions};
 
 /// Longest cluster id.
 pub const CLUSTER_ID_BYTES_MAX: usize = 64;
@@ -44,6 +45,8 @@ pub struct Options {
     pub limits: LimitOptions,
     /// Which broker holds which replica.
     pub partitioning: PartitioningOptions,
+    /// Where committed records are pushed to.
+    pub exporters: Vec<ExporterOptions>,
 }
 
 /// Who belongs to the cluster and which of them this is.
@@ -304,9 +307,14 @@ impl Settings for Options {
             "With scheme fixed, each partition's replicas: { partition_id = 1, nodes = [\"0=3\", \"1=2\", \
              \"2=1\"] }, a node being NODE_ID=PRIORITY",
         ),
+        (
+            "exporters",
+            "Where leaders push committed records: { name = \"files\", kind = \"json-lines\", directory = \"exports\" } or \
+             { name = \"hook\", kind = \"http\", url = \"http://HOST:PORT/PATH\" }; the same on all brokers",
+        ),
     ];
 
-    const TABLE_LISTS: &'static [&'static str] = &["partitioning.fixed"];
+    const TABLE_LISTS: &'static [&'static str] = &["partitioning.fixed", "exporters"];
 }
 
 /// A setting that cannot work.
@@ -387,6 +395,7 @@ impl Options {
         if self.data.directory.is_empty() {
             return Err(refuse("data.directory", "\"\"", "is empty", "name the folder to store in"));
         }
+        exporters::check(&self.exporters)?;
         self.check_numbers()?;
         self.check_durations()?;
         let distribution = self.distribution(&brokers)?;

@@ -105,6 +105,11 @@ impl StatusHub {
         self.0.published.subscribe()
     }
 
+    /// The replicas that it tells about.
+    pub fn replicas(&self) -> &Replicas {
+        &self.0.replicas
+    }
+
     pub fn set_draining(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
         self.0.changed.notify_one();

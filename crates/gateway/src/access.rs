@@ -17,7 +17,8 @@ pub(crate) fn grpc_need(path: &str) -> Need {
         "evenkeel.v1.Records"
         | "evenkeel.v1.Cluster"
         | "gateway_protocol.Gateway"
-        | "grpc.reflection.v1.ServerReflection" => Need::Role(Role::Read),
+        | "grpc.reflection.v1.ServerReflection"
+        | "grpc.reflection.v1alpha.ServerReflection" => Need::Role(Role::Read),
         _ => Need::Role(Role::Operate),
     }
 }
@@ -58,6 +59,7 @@ mod tests {
             ("/evenkeel.v1.Cluster/WatchTopology", READ),
             ("/gateway_protocol.Gateway/Topology", READ),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ),
             ("/somebody.else/Anything", OPERATE),
             ("/", OPERATE),
             ("", OPERATE),
@@ -96,6 +98,8 @@ mod tests {
             (&delete, "/v1/records/k", WRITE),
             (&put, "/v1/records", OPERATE),
             (&get, "/v1/records/k", READ),
+            (&get, "/v1/records", READ),
+            (&get, "/openapi.json", READ),
         ];
         for (method, path, need) in table {
             assert_eq!(http_need(method, path), need, "{method} {path}");

@@ -73,6 +73,9 @@ fn action(method: &Method, uri: &Uri) -> Option<Action> {
         ("DELETE", ["cluster", "v2", "brokers", node, "drain"]) => {
             named("undrain", Some(format!("broker {node}")))
         }
+        ("POST", ["actuator", "exporting", word @ ("pause" | "resume")]) => {
+            named(&format!("exporting-{word}"), None)
+        }
         ("PUT", ["ESCManager", "internal", "ownership", "rebalance"]) => named("ownership-rebalance", None),
         ("PUT", ["ESCManager", "internal", "ownership", word @ ("pause" | "resume")]) => named(word, None),
         _ => Some(Action { name: format!("{method} {path}"), target: None, is_unnamed: true }),

@@ -74,6 +74,10 @@ impl BrokerLinks {
         Ok(Self { by_node, _upkeep: upkeep })
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<BrokerLink>> {
+        self.by_node.values()
+    }
+
     pub(crate) fn get(&self, node: NodeId) -> Option<&Arc<BrokerLink>> {
         self.by_node.get(&node)
     }

@@ -36,6 +36,7 @@ use crate::metric_definitions::{RecorderError, UPKEEP_INTERVAL, install_recorder
 use crate::options::{Options, OptionsError, bound};
 use crate::rebalance_runner::Rebalancer;
 use crate::records::RecordsService;
+use crate::records_http::RecordsHttp;
 use crate::system_gauges;
 use crate::system_store::SystemStore;
 use crate::topology::{SharedTopology, Topology};
@@ -196,7 +197,7 @@ impl Gateway {
         let message_bytes_max = wired.message_bytes_max;
         let gatekeeper = RecordsService::gatekeeper(wired.router);
         let intake = Arc::new(ByteBudget::new(INTAKE_BYTES_MAX.max(2 * message_bytes_max)));
-        let records = RecordsServer::new(wired.records)
+        let records = RecordsServer::from_arc(wired.records)
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(message_bytes_max);
         let shown = || TopologyService::new(topology.clone(), wired.watchers.clone(), stopping.clone());
@@ -204,6 +205,11 @@ impl Gateway {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
+        // What grpcurl and others asked for before version 1 was there.
+        let reflection_v1alpha = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1alpha()?;
         let grpc_server = Server::builder()
             .max_concurrent_streams(Some(STREAMS_PER_CONNECTION_MAX))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -214,6 +220,7 @@ impl Gateway {
             .layer(GrpcGuard::new(security.guard(), access::grpc_need))
             .add_service(health_service)
             .add_service(reflection)
+            .add_service(reflection_v1alpha)
             .add_service(Intake::new(records, Arc::clone(&intake)).guarded(gatekeeper))
             .add_service(Intake::new(ClusterServer::new(shown()), Arc::clone(&intake)))
             .add_service(Intake::new(GatewayServer::new(shown()), intake))
@@ -276,7 +283,7 @@ impl Gateway {
 
 /// What a gateway consists of, apart from its listeners.
 struct Wired {
-    records: RecordsService,
+    records: Arc<RecordsService>,
     watchers: Watchers,
     router: Arc<Router>,
     http: HttpState,
@@ -336,11 +343,15 @@ impl Wired {
         let leaderships = Leaderships::default();
         upkeep.spawn(leaderships.clone().follow(topology.clone()));
         let topology_streams = TopologyStreams::default();
+        let records = Arc::new(records);
+        let records_http =
+            RecordsHttp::new(Arc::clone(&records), RecordsService::gatekeeper(Arc::clone(&router)));
         let http = HttpState {
             topology,
             rebalancer,
             drains,
             ownership,
+            records: records_http,
             audit,
             router: Arc::clone(&router),
             leaderships,
@@ -371,7 +382,7 @@ impl InProcess {
 
     /// The service that clients call.
     pub fn records(&self) -> &impl Records {
-        &self.0.records
+        &*self.0.records
     }
 
     /// The routes of the API port.

@@ -1,4 +1,4 @@
-//! The HTTP routes of both ports: topology and rebalance runs on the API port, actuator and metrics on the
+//! The HTTP routes of both ports: topology, records and rebalance runs on the API port, actuator and metrics on the
 //! monitoring port. Errors are `application/problem+json`.
 
 use std::sync::Arc;
@@ -22,11 +22,14 @@ use crate::console;
 use crate::drain_keeper::Drains;
 use crate::esc_http;
 use crate::esc_runner::EscOwnership;
+use crate::exporting_http;
 use crate::health_http;
 use crate::leaderships::Leaderships;
+use crate::openapi;
 use crate::partitions_http;
 use crate::rebalance_http;
 use crate::rebalance_runner::Rebalancer;
+use crate::records_http::{self, RecordsHttp};
 use crate::topology::SharedTopology;
 use crate::topology_stream_http::{self, TopologyStreams};
 use crate::topology_views;
@@ -41,6 +44,7 @@ pub(crate) struct HttpState {
     pub(crate) rebalancer: Rebalancer,
     pub(crate) drains: Drains,
     pub(crate) ownership: EscOwnership,
+    pub(crate) records: RecordsHttp,
     pub(crate) audit: Audit,
     pub(crate) router: Arc<RecordsRouter>,
     pub(crate) leaderships: Leaderships,
@@ -63,6 +67,8 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         .merge(topology_stream_http::routes())
         .merge(console::routes())
         .merge(audit_http::routes())
+        .merge(openapi::routes())
+        .merge(records_http::routes(state.records.clone()))
         .merge(esc_http::routes(state.ownership.clone()));
     with_errors(routes, unhandled).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
 }
@@ -72,6 +78,7 @@ pub(crate) fn monitoring_routes(state: HttpState) -> Router {
     let audit = state.audit.clone();
     let routes = Router::new()
         .route("/actuator/rebalance", post(rebalance_http::actuator))
+        .merge(exporting_http::routes())
         .route("/actuator/prometheus", get(prometheus))
         .route("/metrics", get(prometheus))
         .merge(health_http::routes());

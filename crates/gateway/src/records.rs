@@ -80,6 +80,11 @@ impl RecordsService {
         })
     }
 
+    /// The cluster's partitions, 0 before a broker was heard.
+    pub(crate) fn partitions_known(&self) -> usize {
+        self.router.topology.borrow().partitions_count as usize
+    }
+
     fn deadline(&self, metadata: &MetadataMap) -> Instant {
         Instant::now() + time_allowed(metadata, self.router.park_timeout)
     }

@@ -117,7 +117,8 @@ impl Router {
                 (lane.id(), Some(lane))
             }
         };
-        let command = Bytes::from(Command { request_id: Some(id), operations }.encode_to_vec());
+        let command =
+            Bytes::from(Command { request_id: Some(id), operations, ..Default::default() }.encode_to_vec());
         let _bytes = self
             .under_way
             .take(command.len())

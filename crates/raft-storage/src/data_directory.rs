@@ -5,6 +5,7 @@
 //! | `identity.json` | format, cluster id, node id and broker uuid, written once |
 //! | `layout.json` | the brokers and replica sets that the folder was founded with; the broker's own |
 //! | `drained` | there while the broker is to lead nothing |
+//! | `exporting-paused` | there while its exporters are to export nothing |
 //! | `rebuilding.json` | groups whose replicas here forgot their past and do not count yet |
 //! | `rebuild-unfinished` | there while replicas are made to forget: nothing else may use the folder |
 //! | `reserve` | nothing: room that is given back when the disk is full |
@@ -28,6 +29,7 @@ use crate::types::GroupId;
 const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
 const DRAINED_FILE: &str = "drained";
+const EXPORTING_PAUSED_FILE: &str = "exporting-paused";
 const REBUILDING_FILE: &str = "rebuilding.json";
 const UNFINISHED_FILE: &str = "rebuild-unfinished";
 const RESERVE_FILE: &str = "reserve";
@@ -226,6 +228,22 @@ impl DataDirectory {
     /// When the folder cannot be written; what was remembered before may or may not hold.
     pub fn set_drained(&self, drained: bool) -> io::Result<()> {
         set_flag(&self.path, DRAINED_FILE, drained)
+    }
+
+    /// Whether the broker's exporters are paused.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn is_exporting_paused(&self) -> io::Result<bool> {
+        self.path.join(EXPORTING_PAUSED_FILE).try_exists()
+    }
+
+    /// Remembers, durably, whether the broker's exporters are paused.
+    ///
+    /// # Errors
+    /// When the folder cannot be written; what was remembered before may or may not hold.
+    pub fn set_exporting_paused(&self, paused: bool) -> io::Result<()> {
+        set_flag(&self.path, EXPORTING_PAUSED_FILE, paused)
     }
 
     /// The groups whose replicas here forgot their past and must not count before they know again what they did.

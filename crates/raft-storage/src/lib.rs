@@ -7,6 +7,7 @@ mod background_priority;
 pub mod bad_input;
 pub mod data_directory;
 pub mod disk;
+mod exported;
 pub mod faulty_disk;
 mod generation_cleaner;
 mod journal_syncer;
@@ -33,6 +34,7 @@ pub mod types;
 mod write_behind;
 
 pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace};
+pub use exported::{EXPORTER_NAME_BYTES_MAX, EXPORTERS_MAX};
 pub use log::{
     Affected, CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog,
 };

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes};
 use evenkeel_protocol::Position;
+use evenkeel_protocol::internal::v1::ExportedPosition;
 use evenkeel_protocol::v1::{Record, WatchEvent};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
 
@@ -29,6 +31,7 @@ pub(crate) struct PartitionShared {
     pub generation: AtomicU32,
     pub changes_first: AtomicU64,
     pub records_count: AtomicU64,
+    pub exported: Mutex<Vec<ExportedPosition>>,
     pub applied: watch::Sender<u64>,
 }
 
@@ -168,6 +171,12 @@ impl PartitionReader {
     /// Number of records.
     pub fn records_count(&self) -> u64 {
         self.shared.records_count.load(Ordering::Acquire)
+    }
+
+    /// How far an exporter has got, as the partition's log tells; `None` when it never exported anything.
+    pub fn exported(&self, exporter: &str) -> Option<Position> {
+        let exported = self.shared.exported.lock();
+        exported.iter().find(|known| known.exporter == exporter).map(|known| Position(known.position))
     }
 
     /// Changes at this position and later are kept.

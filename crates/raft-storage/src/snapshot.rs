@@ -52,6 +52,8 @@ pub(crate) struct SnapshotHeader {
     pub partition: u32,
     #[prost(message, optional, tag = "3")]
     pub applied: Option<internal::LogId>,
+    #[prost(message, repeated, tag = "4")]
+    pub exported: Vec<internal::ExportedPosition>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -195,6 +197,7 @@ impl SnapshotChunks {
                         format: SNAPSHOT_FORMAT,
                         partition: self.view.partition,
                         applied: self.view.row.applied,
+                        exported: self.view.row.exported.clone(),
                     };
                     self.section = Section::Records(all(Kind::Record));
                     self.put_frame(FRAME_HEADER, &[&header.encode_to_vec()])?;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use evenkeel_protocol::internal::v1::ExportedPosition;
 use prost::Message;
 
 use crate::snapshot::{
@@ -38,6 +39,7 @@ pub(crate) struct ReceivedGeneration {
     filling: Filling,
     applied: Option<raft::LogId>,
     records_count: u64,
+    exported: Vec<ExportedPosition>,
 }
 
 impl ReceivedGeneration {
@@ -47,6 +49,10 @@ impl ReceivedGeneration {
 
     pub(crate) fn applied(&self) -> Option<raft::LogId> {
         self.applied
+    }
+
+    pub(crate) fn exported(&self) -> &[ExportedPosition] {
+        &self.exported
     }
 
     pub(crate) fn records_count(&self) -> u64 {
@@ -112,6 +118,7 @@ impl SnapshotReceiver {
                 filling: receiving.filling,
                 applied: header.applied.as_ref().map(decode_log_id),
                 records_count: receiving.counted.records_count,
+                exported: header.exported,
             }),
             _ => Err(invalid("cut off before its end")),
         }

@@ -159,6 +159,8 @@ pub(crate) struct PartitionRow {
     pub changes_count: u64,
     #[prost(uint64, tag = "6")]
     pub changes_bytes: u64,
+    #[prost(message, repeated, tag = "7")]
+    pub exported: Vec<internal::ExportedPosition>,
 }
 
 pub(crate) fn encode_log_id(id: &raft::LogId) -> internal::LogId {

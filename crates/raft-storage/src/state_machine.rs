@@ -14,10 +14,12 @@ use evenkeel_protocol::v1::WatchEvent;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
 use crate::applier::Apply;
+use crate::exported;
 use crate::partition_reader::{PartitionReader, PartitionShared, encode_changes};
 use crate::records::{Rejection, StagedRecords, Written};
 use crate::request_ids::{CLIENTS_MAX, RequestIds, Seen};
@@ -166,6 +168,7 @@ impl PartitionState {
             generation: AtomicU32::new(row.generation),
             changes_first: AtomicU64::new(row.changes_first),
             records_count: AtomicU64::new(row.records_count),
+            exported: Mutex::new(row.exported.clone()),
             applied: applied_sender,
         });
         let requests = load_requests(&store, Scope { partition, generation: row.generation })?;
@@ -236,6 +239,11 @@ impl PartitionState {
                     return Ok(Outcome { outcome: Some(outcome::Outcome::Superseded(superseded)) });
                 }
             }
+        }
+        if !command.exported.is_empty()
+            && let Err(reason) = exported::reach(&mut self.row.exported, command.exported)
+        {
+            return Ok(malformed(reason));
         }
         let (scope, database) = (self.scope(), &self.store.database);
         let executed = batch.records.execute(self.partition, position, command.operations, |key| {
@@ -346,6 +354,7 @@ impl PartitionState {
     /// Shows readers what was committed.
     fn publish(&self) {
         self.shared.records_count.store(self.row.records_count, Ordering::Release);
+        self.shared.exported.lock().clone_from(&self.row.exported);
         self.shared.applied.send_replace(self.applied.map_or(0, |id| id.index));
     }
 
@@ -380,6 +389,7 @@ impl PartitionState {
             changes_first: position + 1,
             changes_count: 0,
             changes_bytes: 0,
+            exported: received.exported().to_vec(),
         };
         let membership = encode_membership(&meta.last_membership)?;
         let old = self.scope();

@@ -116,7 +116,7 @@ fn parse(text: &str) -> Bytes {
         None => (None, text),
     };
     let operations = operations.split(" ; ").filter(|op| !op.is_empty()).map(parse_operation).collect();
-    internal::Command { request_id, operations }.encode_to_vec().into()
+    internal::Command { request_id, operations, ..Default::default() }.encode_to_vec().into()
 }
 
 fn parse_operation(text: &str) -> BatchOperation {

@@ -47,7 +47,7 @@ fn entry(partition: u32, index: u64) -> raft::Entry {
     };
     let request_id = Some(RequestId { client_id: index % 11, sequence: index / 17 });
     let operations = operations.into_iter().map(|op| BatchOperation { operation: Some(op) }).collect();
-    let command = internal::Command { request_id, operations }.encode_to_vec();
+    let command = internal::Command { request_id, operations, ..Default::default() }.encode_to_vec();
     let log_id = raft::LogId::new(raft::CommittedLeaderId { term: 1, node_id: 0 }, index);
     raft::Entry::new(log_id, EntryPayload::Normal(evenkeel_raft_storage::Command(command.into())))
 }

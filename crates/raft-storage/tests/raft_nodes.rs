@@ -205,7 +205,7 @@ fn command(client_id: u64, sequence: u64) -> Command {
     let put = BatchPut { key, value: vec![sequence as u8; 2_000].into(), precondition: None };
     let operations = vec![BatchOperation { operation: Some(Operation::Put(put)) }];
     let request_id = Some(RequestId { client_id, sequence });
-    Command(internal::Command { request_id, operations }.encode_to_vec().into())
+    Command(internal::Command { request_id, operations, ..Default::default() }.encode_to_vec().into())
 }
 
 /// Writes, and again as a retry; returns the position of the retry.

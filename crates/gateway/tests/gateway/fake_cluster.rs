@@ -56,6 +56,7 @@ struct Partition {
 struct Node {
     manner: Manner,
     drained: bool,
+    exporting_paused: bool,
     status: watch::Sender<pb::BrokerStatus>,
     /// Cancelled to break every stream that is open now.
     streams: CancellationToken,
@@ -96,6 +97,7 @@ impl FakeCluster {
         let nodes = (0..BROKERS).map(|_| Node {
             manner: Manner::Proper,
             drained: false,
+            exporting_paused: false,
             status: watch::Sender::new(pb::BrokerStatus::default()),
             streams: CancellationToken::new(),
         });
@@ -157,6 +159,10 @@ impl FakeCluster {
     }
 
     /// As a broker with a new data folder.
+    pub fn is_exporting_paused(&self, node: usize) -> bool {
+        self.state.lock().nodes[node].exporting_paused
+    }
+
     pub fn forget_drained(&self, node: usize) {
         self.state.lock().nodes[node].drained = false;
         self.publish();
@@ -578,6 +584,15 @@ impl Broker for FakeBroker {
         self.cluster.state.lock().nodes[self.node as usize].drained = drained;
         self.cluster.publish();
         Ok(Response::new(pb::SetDrainedResponse {}))
+    }
+
+    async fn set_exporting(
+        &self,
+        request: Request<pb::SetExportingRequest>,
+    ) -> Result<Response<pb::SetExportingResponse>, Status> {
+        let paused = request.into_inner().paused;
+        self.cluster.state.lock().nodes[self.node as usize].exporting_paused = paused;
+        Ok(Response::new(pb::SetExportingResponse {}))
     }
 
     async fn step_down(

@@ -277,3 +277,20 @@ async fn a_taken_port_is_named_with_its_remedy() {
     assert!(error.starts_with(&format!("network.api_port = 127.0.0.1:{port}: ")), "{error}");
     assert!(error.ends_with("stop the process that holds the port or choose another one"), "{error}");
 }
+
+#[tokio::test]
+async fn exporters_are_paused_on_every_broker_and_whoever_was_not_told_is_named() {
+    let harness = Harness::start(3).await;
+    for (word, paused) in [("pause", true), ("resume", false)] {
+        let path = format!("/actuator/exporting/{word}");
+        let answer = http("POST", harness.addresses.monitoring, &path).await;
+        assert_eq!((answer.status, answer.body.len()), (204, 0));
+        assert!((0..3).all(|node| harness.cluster.is_exporting_paused(node) == paused), "{word}");
+    }
+    harness.cluster.kill(1);
+    harness.until_topology(|view| !view.brokers[1].reachable).await;
+    let answer = http("POST", harness.addresses.monitoring, "/actuator/exporting/pause").await;
+    assert_eq!((answer.status, answer.json()["brokers"].clone()), (502, serde_json::json!([1])));
+    assert!(harness.cluster.is_exporting_paused(0) && harness.cluster.is_exporting_paused(2));
+    harness.stop().await;
+}

@@ -7,6 +7,7 @@ mod draining;
 mod esc;
 mod fake_cluster;
 mod following;
+mod grpc_tools;
 mod harness;
 mod http_ports;
 mod reading;
