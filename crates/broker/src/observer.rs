@@ -1,7 +1,8 @@
 //! A look inside a running broker, for whoever runs it within its own process: a simulation checks its invariants so.
 
-use evenkeel_protocol::{Epoch, PartitionId};
+use evenkeel_protocol::{Epoch, NodeId, PartitionId};
 use evenkeel_raft_storage::PartitionReader;
+use openraft::async_runtime::WatchReceiver;
 
 use crate::replica::Replica;
 use crate::replicas::Replicas;
@@ -24,6 +25,8 @@ pub struct Observed {
     pub applied: u64,
     pub committed: u64,
     pub appended: u64,
+    /// Under which leader the entry at `applied` was proposed: all replicas must say the same of one index.
+    pub applied_of: Option<Epoch>,
     pub reader: PartitionReader,
 }
 
@@ -39,17 +42,25 @@ impl Observer {
 }
 
 fn observe(replica: &Replica) -> Observed {
-    let metrics = replica.raft_metrics();
+    let leads = replica.leads();
+    let metrics = replica.raft.metrics();
+    // Without a copy: a simulation looks at every replica a thousand times a second.
+    let metrics = metrics.borrow_watched();
+    let applied_of = metrics.last_applied.as_ref().map(|id| {
+        let leader = id.committed_leader_id();
+        Epoch { term: leader.term, node: NodeId(leader.node_id) }
+    });
     Observed {
         partition: replica.partition,
         term: metrics.current_term,
-        leads: replica.leads(),
-        stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
-        purged: metrics.purged.map_or(0, |id| id.index),
-        snapshot: metrics.snapshot.map_or(0, |id| id.index),
-        applied: metrics.last_applied.map_or(0, |id| id.index),
-        committed: metrics.local_committed.map_or(0, |id| id.index),
+        leads,
+        stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        purged: metrics.purged.as_ref().map_or(0, |id| id.index),
+        snapshot: metrics.snapshot.as_ref().map_or(0, |id| id.index),
+        applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+        committed: metrics.local_committed.as_ref().map_or(0, |id| id.index),
         appended: metrics.last_log_index.unwrap_or(0),
+        applied_of,
         reader: replica.reader.clone(),
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use parking_lot::Mutex;
 
+use crate::process;
 use crate::run::{Plan, Report};
 
 /// A known bug must be found within so many seeds.
@@ -27,7 +28,7 @@ impl Default for Campaign {
     }
 }
 
-/// Prints what came of one seed; whether it was as it should be.
+/// Prints what came of one seed and what it took of the processor; whether it was as it should be.
 pub fn tell(plan: Plan, report: &Report, took: Duration, bug: Option<&str>) -> bool {
     let Plan { seed, simulated, .. } = plan;
     let counts: Vec<String> = report.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
@@ -62,12 +63,16 @@ impl Campaign {
         let total = seeds.end.saturating_sub(seeds.start);
         let failed = self.each(seeds, false)?;
         let took = began.elapsed().as_secs_f64();
+        let used = process::processor_time_of_children().as_secs_f64();
+        let per_minute = |seconds: f64| total as f64 * 60.0 / seconds.max(0.001);
         println!(
-            "{total} seeds of {} s, {} failed; {took:.0} s with {} at a time: {:.1} seeds a minute",
+            "{total} seeds of {} s, {} failed; {took:.0} s with {} at a time: {:.1} seeds a minute, \
+             {:.1} in a minute of one core",
             self.seconds,
             failed.len(),
             self.jobs,
-            total as f64 * 60.0 / took.max(0.001)
+            per_minute(took),
+            per_minute(used)
         );
         for seed in failed.keys() {
             println!("failed: seed {seed}");

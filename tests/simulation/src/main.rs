@@ -4,6 +4,7 @@
 mod campaign;
 mod chance;
 mod clients;
+mod flipped_bit;
 mod machine;
 mod nemesis;
 mod network;
@@ -63,10 +64,8 @@ fn command() -> anyhow::Result<bool> {
                 tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
             }
             let plan = Plan { seed, simulated: Duration::from_secs(campaign.seconds), loud };
-            let began = process::real_time();
             let report = run::run(plan)?;
-            let took = process::real_time() - began;
-            Ok(campaign::tell(plan, &report, took, campaign.bug.as_deref()))
+            Ok(campaign::tell(plan, &report, process::processor_time(), campaign.bug.as_deref()))
         }
         "seeds" => {
             let (from, to) = operand()?.split_once("..").context("seeds are FROM..TO")?;

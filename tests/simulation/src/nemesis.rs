@@ -8,6 +8,7 @@ use evenkeel_raft_storage::faulty_disk::Crash;
 use turmoil::Sim;
 
 use crate::chance::Chance;
+use crate::flipped_bit::FlippedBit;
 use crate::machine::{ASKED_TO, Machine, name};
 use crate::witness::Shared;
 
@@ -48,6 +49,10 @@ pub struct Nemesis {
     /// Refused to start on a disk that lost sectors out of order, and stays away: at most one.
     refused: Option<usize>,
     scattered: bool,
+    /// At most one at a time.
+    flipped: Option<FlippedBit>,
+    /// Was started on a log with a flipped bit, which it must refuse.
+    must_refuse: Option<usize>,
 }
 
 impl Nemesis {
@@ -66,6 +71,8 @@ impl Nemesis {
             down: vec![false; count],
             refused: None,
             scattered: false,
+            flipped: None,
+            must_refuse: None,
         };
         nemesis.misset_clocks();
         nemesis
@@ -85,6 +92,7 @@ impl Nemesis {
     /// Does what is due.
     pub fn act(&mut self, now: Duration, sim: &mut Sim<'_>, shared: &Shared) {
         self.see_who_ended(now, sim, shared);
+        self.see_who_must_refuse(shared);
         let due: Vec<Remedy> = {
             let (due, later) = self.remedies.drain(..).partition(|(at, _)| *at <= now);
             self.remedies = later;
@@ -102,6 +110,9 @@ impl Nemesis {
 
     /// Ends all faults and starts everybody.
     pub fn heal(&mut self, sim: &mut Sim<'_>, shared: &Shared) {
+        if self.must_refuse.is_none() {
+            self.put_bit_back(shared);
+        }
         let remedies: Vec<Remedy> = self.remedies.drain(..).map(|(_, remedy)| remedy).collect();
         for remedy in remedies {
             self.remedy(&remedy, sim, shared);
@@ -119,7 +130,7 @@ impl Nemesis {
 
     fn strike(&mut self, now: Duration, sim: &mut Sim<'_>, shared: &Shared) {
         let node = self.chance.index(self.machines.len());
-        let kind = self.chance.between(0, 100);
+        let kind = self.chance.between(0, 110);
         match kind {
             0..26 if !self.down[node] => self.crash(node, now, sim, shared),
             26..30 => {
@@ -181,7 +192,56 @@ impl Nemesis {
                 note(shared, "clock jumps", &format!("broker {node}'s clock jumps {jump} ms ahead"));
                 self.machines[node].jump_ms.store(jump, Ordering::Relaxed);
             }
+            97..104 if !self.down[node] => self.stall(node, now, sim, shared),
+            104..110 if self.flipped.is_none() => self.flip(node, now, sim, shared),
             _ => {}
+        }
+    }
+
+    /// The broker is as good as paused: it hears nobody, nobody hears it, its disk does not answer; then it gets and says
+    /// everything at once. Its own timers run on, unlike those of a process that the kernel stopped.
+    fn stall(&mut self, node: usize, now: Duration, sim: &Sim<'_>, shared: &Shared) {
+        let pause = self.chance.millis(300, 6_000);
+        note(shared, "stalled brokers", &format!("broker {node} stands still for {pause:?}"));
+        let others = (0..self.machines.len()).filter(|other| *other != node).map(name);
+        for other in others.chain([GATEWAY.to_owned()]) {
+            sim.hold(name(node), other.as_str());
+            self.remedies.push((now + pause, Remedy::Release(name(node), other)));
+        }
+        self.machines[node].disk.slow_syncs(pause, pause, 0);
+        self.remedies.push((now + pause, Remedy::FastDisk(node)));
+    }
+
+    /// Some time after it runs into what is damaged, or is started anew, and must not go on.
+    fn flip(&mut self, node: usize, now: Duration, sim: &mut Sim<'_>, shared: &Shared) {
+        let disk = &self.machines[node].disk;
+        let Some(bit) = FlippedBit::flip(node, disk, &mut self.chance) else { return };
+        note(
+            shared,
+            "flipped bits",
+            &format!("a bit of broker {node}'s log flips: {} at {}", bit.file.display(), bit.offset),
+        );
+        self.flipped = Some(bit);
+        // It may come to read it.
+        self.disk_trouble[node] = true;
+        if !self.down[node] && self.chance.percent(60) {
+            self.crash(node, now, sim, shared);
+        }
+    }
+
+    fn put_bit_back(&mut self, shared: &Shared) {
+        let Some(bit) = self.flipped.take() else { return };
+        bit.undo(&self.machines[bit.node].disk);
+        shared.lock().note(&format!("the flipped bit of broker {}'s log is put back", bit.node));
+    }
+
+    /// Who starts on a damaged log must end, not run.
+    fn see_who_must_refuse(&mut self, shared: &Shared) {
+        let Some(node) = self.must_refuse else { return };
+        let mut shared = shared.lock();
+        if shared.runs(node) {
+            self.must_refuse = None;
+            shared.fail(format!("broker {node} runs on a log of which a bit was flipped"));
         }
     }
 
@@ -251,6 +311,7 @@ impl Nemesis {
         machine.state.crash(kept);
         self.down[node] = true;
         self.disk_trouble[node] = false;
+        self.must_refuse = self.must_refuse.filter(|other| *other != node);
         self.remedies.retain(|(_, remedy)| *remedy != Remedy::Room(node));
     }
 
@@ -258,6 +319,23 @@ impl Nemesis {
     fn see_who_ended(&mut self, now: Duration, sim: &mut Sim<'_>, shared: &Shared) {
         for node in 0..self.machines.len() {
             let Some(why) = shared.lock().take_ended(node) else { continue };
+            let damaged = self.flipped.as_ref().filter(|bit| bit.node == node);
+            let damaged = damaged.map(|bit| bit.file.display().to_string());
+            if let (Some(file), true) = (damaged, self.must_refuse == Some(node)) {
+                self.must_refuse = None;
+                if why.contains(&file) {
+                    note(shared, "damaged logs refused", &format!("broker {node} refuses to start: {why}"));
+                } else {
+                    shared
+                        .lock()
+                        .fail(format!("broker {node} ended without naming the damaged {file}: {why}"));
+                }
+                self.put_bit_back(shared);
+                sim.crash(name(node));
+                self.after_death(node, Crash::ProcessOnly, shared);
+                self.later(now, 50, 3_000, Remedy::Restart(node));
+                continue;
+            }
             if self.scattered && why.contains("but a valid frame follows") && self.refused.is_none() {
                 note(shared, "refused starts", &format!("broker {node} stays away: {why}"));
                 self.refused = Some(node);
@@ -281,6 +359,12 @@ impl Nemesis {
         match remedy {
             Remedy::Restart(node) => {
                 self.down[*node] = false;
+                if self.flipped.as_ref().is_some_and(|bit| !bit.is_there(&self.machines[bit.node].disk)) {
+                    self.flipped = None;
+                }
+                if self.flipped.as_ref().is_some_and(|bit| bit.node == *node) {
+                    self.must_refuse = Some(*node);
+                }
                 sim.bounce(name(*node));
             }
             Remedy::Repair(a, b) => sim.repair(a.as_str(), b.as_str()),

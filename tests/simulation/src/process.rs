@@ -20,13 +20,19 @@ const MONOTONIC_START: u64 = 1_000_000_000_000;
 const REALTIME_START: u64 = 1_767_225_600_000_000_000;
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// A run that takes longer hangs: the kernel ends it.
-const REAL_SECONDS_MAX: u32 = 600;
+/// A run that takes longer hangs: the kernel ends it. Processor time, since a run may have to share its core with much else.
+const PROCESSOR_SECONDS_MAX: libc::rlim_t = 600;
+/// And one that waits for ever uses none.
+const REAL_SECONDS_MAX: u32 = 3_600;
 
 /// From now on time and chance are the simulation's.
 pub fn simulate(seed: u64) {
-    // SAFETY: takes a number and no memory.
-    unsafe { libc::alarm(REAL_SECONDS_MAX) };
+    let most = libc::rlimit { rlim_cur: PROCESSOR_SECONDS_MAX, rlim_max: PROCESSOR_SECONDS_MAX };
+    // SAFETY: the kernel reads one limit from the address of one; the alarm takes a number and no memory.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CPU, &raw const most);
+        libc::alarm(REAL_SECONDS_MAX);
+    }
     CHANCE.store(seed, Ordering::SeqCst);
     SIMULATED.store(true, Ordering::SeqCst);
 }
@@ -36,12 +42,26 @@ pub fn set_elapsed(elapsed: Duration) {
     ELAPSED_NANOS.store(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// The kernel's time since some start, for telling people how long a run took.
-pub fn real_time() -> Duration {
+/// What this process has used of the processor, for telling people how long a run takes.
+pub fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec to the address of one.
-    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// What the processes that this one started and waited for have used of the processor.
+pub fn processor_time_of_children() -> Duration {
+    // SAFETY: of numbers only, for which zeros are values; the kernel writes one to the address of one.
+    let used = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut used);
+        used
+    };
+    let part = |time: libc::timeval| {
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_usec * 1_000).unwrap_or(0))
+    };
+    part(used.ru_utime) + part(used.ru_stime)
 }
 
 /// Splitmix64: each call the next number of the seed's sequence.

@@ -39,6 +39,8 @@ pub struct Witness {
     brokers: Vec<BrokerSeen>,
     /// In which life of its node each epoch was led.
     epochs: BTreeMap<Epoch, u64>,
+    /// Who first applied each index of each partition, and under which leader it had been proposed.
+    applied: BTreeMap<(u32, u64), (usize, evenkeel_protocol::Epoch)>,
 }
 
 /// What is known of a broker from outside.
@@ -50,8 +52,8 @@ struct BrokerSeen {
     ended: Option<String>,
     /// When the first of its replicas stopped.
     stopped_at: Option<Duration>,
-    /// Highest applied and committed index of each partition in this life.
-    reached: BTreeMap<u32, (u64, u64)>,
+    /// Highest applied and committed index of each partition in this life, and the last appended.
+    reached: BTreeMap<u32, (u64, u64, u64)>,
 }
 
 impl Witness {
@@ -69,6 +71,7 @@ impl Witness {
             sequence: 0,
             brokers: (0..brokers).map(|_| BrokerSeen::default()).collect(),
             epochs: BTreeMap::new(),
+            applied: BTreeMap::new(),
         }
     }
 
@@ -183,23 +186,28 @@ impl Witness {
         for (node, seen) in self.replicas() {
             let partition = seen.partition.0;
             let Observed { purged, snapshot, applied, committed, appended, .. } = seen;
-            let ordered =
-                purged <= snapshot && snapshot <= applied && applied <= committed && committed <= appended;
-            if !ordered {
+            let positions = [purged, snapshot, applied, committed, appended];
+            if !positions.is_sorted() {
                 self.fail(format!(
                     "broker {node}, partition {partition}: purged {purged} ≤ snapshot {snapshot} ≤ applied {applied} \
                      ≤ committed {committed} ≤ appended {appended} does not hold"
                 ));
             }
             let broker = &mut self.brokers[node];
-            let before = broker.reached.insert(partition, (applied, committed)).unwrap_or_default();
+            let before = broker.reached.insert(partition, (applied, committed, appended));
             let life = broker.life;
-            if before.0 > applied || before.1 > committed {
+            let (applied_before, committed_before, appended_before) = before.unwrap_or_default();
+            if applied_before > applied || committed_before > committed {
                 self.fail(format!(
-                    "broker {node}, partition {partition}: applied and committed went back from {before:?} \
-                     to {:?}",
-                    (applied, committed)
+                    "broker {node}, partition {partition}: applied and committed went back from \
+                     {applied_before} and {committed_before} to {applied} and {committed}"
                 ));
+            }
+            if before.is_some() && purged > appended_before {
+                self.count("snapshots received");
+            }
+            if let Some(epoch) = seen.applied_of.filter(|_| applied > applied_before) {
+                self.applies(partition, applied, epoch, node);
             }
             if let Some(reason) = seen.stopped {
                 // A broker whose disk failed, or that was asked to stop, ends; but it must.
@@ -213,6 +221,17 @@ impl Witness {
             if let Some(epoch) = seen.leads {
                 self.leads(partition, epoch.term, node as u64, life);
             }
+        }
+    }
+
+    /// Whatever two replicas apply at one index is one entry.
+    fn applies(&mut self, partition: u32, index: u64, epoch: evenkeel_protocol::Epoch, node: usize) {
+        let (first, known) = *self.applied.entry((partition, index)).or_insert((node, epoch));
+        if known != epoch {
+            self.fail(format!(
+                "partition {partition}: at {index} broker {first} applied what was proposed in {known:?}, \
+                 broker {node} what was proposed in {epoch:?}"
+            ));
         }
     }
 

@@ -1,0 +1,60 @@
+//! One bit of a broker's log that its disk turned round, in the middle of what it had synced.
+//!
+//! Nothing tells a damaged last frame from a torn write, so the bit is never in the last ones: with valid frames behind it the
+//! broker must refuse to start, and name the file. Then the bit is put back, and the broker must start.
+
+use std::path::PathBuf;
+
+use evenkeel_raft_storage::faulty_disk::FaultyDisk;
+
+use crate::chance::Chance;
+
+/// Bytes at the end of the last segment that stay as they are: many frames of the simulation's small values.
+const END_BYTES: usize = 4_096;
+
+pub struct FlippedBit {
+    pub node: usize,
+    pub file: PathBuf,
+    pub offset: usize,
+    mask: u8,
+    /// What is there now.
+    byte: u8,
+}
+
+impl FlippedBit {
+    /// Flips a bit anywhere in the log; `None` while that is too short.
+    pub fn flip(node: usize, disk: &FaultyDisk, chance: &mut Chance) -> Option<Self> {
+        let files: Vec<PathBuf> = disk.files().into_iter().filter(|file| is_segment(file)).collect();
+        let index = chance.index(files.len());
+        let file = files.get(index)?.clone();
+        let mut content = disk.content(&file)?;
+        // Space that a segment was given before it is written to holds nothing that could be damaged.
+        let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let end = if index + 1 == files.len() { used.checked_sub(END_BYTES)? } else { used };
+        if end == 0 {
+            return None;
+        }
+        let (offset, mask) = (chance.index(end), 1 << chance.index(8));
+        content[offset] ^= mask;
+        let byte = content[offset];
+        disk.set_content(&file, content);
+        Some(Self { node, file, offset, mask, byte })
+    }
+
+    /// Whether it is still in the log: segments are deleted once nothing in them is needed.
+    pub fn is_there(&self, disk: &FaultyDisk) -> bool {
+        disk.content(&self.file).is_some_and(|content| content.get(self.offset) == Some(&self.byte))
+    }
+
+    /// Puts the bit back.
+    pub fn undo(&self, disk: &FaultyDisk) {
+        if let Some(mut content) = disk.content(&self.file).filter(|_| self.is_there(disk)) {
+            content[self.offset] ^= self.mask;
+            disk.set_content(&self.file, content);
+        }
+    }
+}
+
+fn is_segment(file: &std::path::Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "log")
+}
