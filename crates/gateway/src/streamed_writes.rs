@@ -194,7 +194,8 @@ where
         let room = self.router.admit()?;
         let id = request_id.unwrap_or_else(|| self.router.lanes.take().id());
         let count = operations.len();
-        let command = Bytes::from(Command { request_id: Some(id), operations }.encode_to_vec());
+        let command =
+            Bytes::from(Command { request_id: Some(id), operations, ..Command::default() }.encode_to_vec());
         if !self.router.under_way.add(command.len()) {
             return Err(Refusal::BytesInFlightFull { bytes_max: self.router.under_way.bytes_max });
         }

@@ -26,7 +26,7 @@ fn put(number: u64) -> (RequestId, BatchOperation) {
 
 fn command(number: u64) -> Bytes {
     let (id, operation) = put(number);
-    Command { request_id: Some(id), operations: vec![operation] }.encode_to_vec().into()
+    Command { request_id: Some(id), operations: vec![operation], ..Command::default() }.encode_to_vec().into()
 }
 
 fn measure<M: Message + Default>(criterion: &mut Criterion, name: &str, frame: &M) {
@@ -54,7 +54,7 @@ fn frames(criterion: &mut Criterion) {
         entries: (1..=WRITES).map(entry).collect(),
         ..AppendRequest::default()
     };
-    measure(criterion, "append_frame", &AppendFrame { requests: vec![request] });
+    measure(criterion, "append_frame", &AppendFrame { requests: vec![request], ..AppendFrame::default() });
     let streamed = |n| {
         let (id, operation) = put(n);
         StreamedWrite { tag: n, operations: vec![operation], request_id: Some(id) }
