@@ -11,13 +11,14 @@ use crate::load::{Measured, Peer};
 type Row = (&'static str, fn(&Measured) -> Option<f64>, usize);
 
 /// Name, value, digits behind the point.
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     ("writes/s", |m| Some(m.writes_per_s), 0),
     ("p50 ms", |m| Some(m.p50_ms), 2),
     ("p99 ms", |m| Some(m.p99_ms), 2),
     ("failed", |m| Some(m.failed as f64), 0),
     ("servers' CPU per write, µs", |m| Some(m.cpu_us_per_write), 1),
     ("bytes written per byte stored", |m| Some(m.bytes_written_per_byte), 2),
+    ("rounds in which some leaders stayed", |m| Some(f64::from(!m.moved.as_ref()?.complete)), 0),
     ("failed while leaders move", |m| Some(m.moved.as_ref()?.failed as f64), 0),
     ("longest gap while leaders move, ms", |m| Some(m.moved.as_ref()?.longest_gap_ms), 1),
 ];
@@ -59,7 +60,8 @@ fn of_peers(peers: &BTreeMap<Peer, Vec<Measured>>) -> String {
     let ratios = theirs.iter().map(|peer| format!("{}/{}", name(ours), name(*peer)));
     table.set_header(std::iter::once(String::new()).chain(names).chain(ratios));
     for (title, value, digits) in ROWS {
-        let of = |peer: Peer| median(peers.get(&peer)?.iter().filter_map(value).collect());
+        let summary: fn(Vec<f64>) -> Option<f64> = if title.starts_with("rounds") { sum } else { median };
+        let of = |peer: Peer| summary(peers.get(&peer)?.iter().filter_map(value).collect());
         if columns.iter().all(|peer| of(*peer).is_none()) {
             continue;
         }
@@ -83,6 +85,10 @@ fn name(peer: Peer) -> &'static str {
     }
 }
 
+fn sum(values: Vec<f64>) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -96,7 +102,7 @@ mod tests {
     use crate::load::Moved;
 
     fn measured(peer: Peer, writes_per_s: f64) -> String {
-        let moved = Some(Moved { failed: 2, longest_gap_ms: 10.0 });
+        let moved = Some(Moved { complete: true, failed: 2, longest_gap_ms: 10.0 });
         serde_json::to_string(&Measured {
             peer,
             clients: 64,

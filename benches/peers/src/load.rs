@@ -76,6 +76,8 @@ pub struct Measured {
 /// What clients saw while leaders moved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Moved {
+    /// Whether every leader moved that should.
+    pub complete: bool,
     pub failed: u64,
     pub longest_gap_ms: f64,
 }
@@ -233,10 +235,11 @@ async fn move_leaders(command: &str, shared: &Shared) -> anyhow::Result<Moved> {
     let output =
         tokio::time::timeout(MOVE_WAIT_MAX, moving).await.context("moving leaders took too long")??;
     if !output.status.success() {
-        bail!("{command}: {}", String::from_utf8_lossy(&output.stderr));
+        eprintln!("{command}: {}", String::from_utf8_lossy(&output.stderr));
     }
     // What followed from it.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let longest_gap_ms = shared.take_longest_gap_us() as f64 / 1e3;
-    Ok(Moved { failed: shared.failed.load(Relaxed) - failed, longest_gap_ms })
+    let failed = shared.failed.load(Relaxed) - failed;
+    Ok(Moved { complete: output.status.success(), failed, longest_gap_ms })
 }
