@@ -39,5 +39,6 @@ mod run_outcomes;
 mod run_takeover;
 mod runs;
 mod security;
+mod streaming;
 mod upgrading;
 mod watching;

@@ -290,9 +290,7 @@ async fn certificates_are_replaced_and_tokens_revoked_without_a_restart() {
     let dialer = secured.tls(None).grpc();
     let mut records = RecordsClient::new(channel(&dialer, grpc));
     records.put(with_token(&secured, WRITER, put("w"))).await.unwrap();
-    let tokens = std::fs::read_to_string(secured.path("tokens")).unwrap();
-    let kept: String = tokens.lines().filter(|l| !l.starts_with(WRITER)).map(|l| format!("{l}\n")).collect();
-    std::fs::write(secured.path("tokens"), kept).unwrap();
+    secured.remove_token(WRITER);
     wait_until("the removed token to be refused", async || {
         match records.put(with_token(&secured, WRITER, put("w"))).await {
             Err(status) if status.code() == Code::Unauthenticated => Ok(()),

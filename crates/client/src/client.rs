@@ -20,6 +20,7 @@ use crate::credentials::Token;
 use crate::error::ClientError;
 use crate::gateways::Gateways;
 use crate::lanes::{LANES_MAX, Lanes};
+use crate::pipeline::Pipeline;
 use crate::watch::{Watch, WatchQuery};
 use crate::watch_topology::TopologyWatch;
 
@@ -206,6 +207,13 @@ impl Client {
         self.inner
             .call("batch", request, |channel, request| async move { records(channel).batch(request).await })
             .await
+    }
+
+    /// A stream for many writes at once, at most `under_way_max` (up to 4,096): several times as many writes a second as
+    /// calls. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn pipeline(&self, under_way_max: usize) -> Pipeline {
+        Pipeline::open(self, under_way_max)
     }
 
     /// Reads a record; `None` when there is none.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use evenkeel_protocol::ERROR_DOMAIN;
+use evenkeel_protocol::v1::WriteError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -86,6 +87,12 @@ impl ClientError {
         Self::Refused { call, refusal: Box::new(Refusal { code: status.code(), message, reason, metadata }) }
     }
 
+    /// The same, for one write on a stream.
+    pub(crate) fn refused_write(call: &'static str, error: WriteError) -> Self {
+        let WriteError { code, message, reason, metadata, .. } = error;
+        Self::Refused { call, refusal: Box::new(Refusal { code: code.into(), message, reason, metadata }) }
+    }
+
     /// The cluster's answer, when there was one.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
@@ -143,10 +150,24 @@ pub(crate) fn retry_advice(status: &Status) -> Retry {
     // A status with a source was made on this side, by a connection that broke.
     let connection_broke = std::error::Error::source(status).is_some();
     match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => Retry::After(None),
+        code if passes(code) => Retry::After(None),
         Code::Unknown | Code::Internal if connection_broke => Retry::After(None),
         _ => Retry::Never,
     }
+}
+
+/// The same, for one write on a stream.
+pub(crate) fn retry_advice_of_write(error: &WriteError) -> Retry {
+    match error.retry_after_ms {
+        Some(asked) => Retry::After(Some(Duration::from_millis(asked.into()))),
+        None if passes(error.code.into()) => Retry::After(None),
+        None => Retry::Never,
+    }
+}
+
+/// Whether what failed so may succeed later.
+fn passes(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use evenkeel_client::{Client, ClientError, Condition, Options, WatchQuery};
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// What one watch delivers, to its end.
@@ -33,6 +33,7 @@ type Changes = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>
 #[tonic::async_trait]
 impl Records for Gateway {
     type WatchStream = Changes;
+    type WriteStreamStream = Pin<Box<dyn Stream<Item = Result<StreamedResults, Status>> + Send>>;
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.puts.lock().push(request.into_inner());
@@ -51,6 +52,12 @@ impl Records for Gateway {
         }))
     }
 
+    async fn write_stream(
+        &self,
+        _: Request<Streaming<StreamedWrites>>,
+    ) -> Result<Response<Self::WriteStreamStream>, Status> {
+        Err(Status::unimplemented("write stream"))
+    }
     async fn delete(&self, _: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         Err(Status::unimplemented("delete"))
     }

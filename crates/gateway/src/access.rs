@@ -3,8 +3,10 @@
 use axum::http::Method;
 use evenkeel_security::{Need, Role};
 
+/// The call whose request is a stream.
+pub(crate) const WRITE_STREAM: &str = "/evenkeel.v1.Records/WriteStream";
 /// Calls that change records.
-const WRITES: [&str; 3] = ["Put", "Delete", "Batch"];
+const WRITES: [&str; 4] = ["Put", "Delete", "Batch", "WriteStream"];
 
 /// What a gRPC call takes, from its path `/package.Service/Method`.
 pub(crate) fn grpc_need(path: &str) -> Need {
@@ -21,6 +23,11 @@ pub(crate) fn grpc_need(path: &str) -> Need {
         | "grpc.reflection.v1alpha.ServerReflection" => Need::Role(Role::Read),
         _ => Need::Role(Role::Operate),
     }
+}
+
+/// Whether a call carries requests for as long as it is open, each of which takes what the call took.
+pub(crate) fn stays_open(path: &str) -> bool {
+    path == WRITE_STREAM
 }
 
 /// What a request to the API or the monitoring port takes. Probes have no credentials, and health tells nothing that is
@@ -56,6 +63,7 @@ mod tests {
             ("/evenkeel.v1.Records/Put", WRITE),
             ("/evenkeel.v1.Records/Delete", WRITE),
             ("/evenkeel.v1.Records/Batch", WRITE),
+            ("/evenkeel.v1.Records/WriteStream", WRITE),
             ("/evenkeel.v1.Cluster/WatchTopology", READ),
             ("/gateway_protocol.Gateway/Topology", READ),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ),

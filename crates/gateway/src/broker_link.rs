@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::options::{Contact, OptionsError};
 use crate::topology::{Event, SILENCE_MAX};
-use crate::write_stream::{self, Outstanding, WriteStream};
+use crate::write_stream::{self, Outstanding, Reply, WriteStream};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A stream that the broker has not accepted by then is tried again.
@@ -131,6 +131,11 @@ impl BrokerLink {
     /// Queues a write; `None` when the broker is not connected or its queue is full: nothing was sent.
     pub(crate) fn write(&self, partition: PartitionId, command: Bytes) -> Option<Outstanding> {
         self.writes.read().as_ref()?.send(partition, command)
+    }
+
+    /// The same, with the end of the write told to `reply`; false when nothing was sent, and nothing is told.
+    pub(crate) fn queue_write(&self, partition: PartitionId, command: Bytes, reply: Reply) -> bool {
+        self.writes.read().as_ref().is_some_and(|stream| stream.queue(partition, command, reply).is_some())
     }
 
     async fn keep_subscribed(self: Arc<Self>, events: mpsc::Sender<Event>) {

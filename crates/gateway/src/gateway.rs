@@ -217,7 +217,7 @@ impl Gateway {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
-            .layer(GrpcGuard::new(security.guard(), access::grpc_need))
+            .layer(GrpcGuard::new(security.guard(), access::grpc_need).with_admissions(access::stays_open))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(reflection_v1alpha)

@@ -57,6 +57,7 @@ mod refusals;
 mod replay;
 mod request_ids;
 mod restart_risk;
+mod streamed_writes;
 mod system_gauges;
 mod system_store;
 pub mod topology;

@@ -1,5 +1,7 @@
 //! What a request may carry: checked before anything is sent, so that nothing is half-written.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 use evenkeel_protocol::v1::{BatchOperation, Precondition, batch_operation, precondition};
 use evenkeel_protocol::{PartitionId, partition_of};
@@ -9,20 +11,24 @@ use crate::refusals::Refusal;
 
 impl Limits {
     /// A key that may be written or read.
-    pub(crate) fn check_key(&self, key: &[u8], field: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_key(&self, key: &[u8], field: impl Display) -> Result<(), Refusal> {
         if key.is_empty() {
-            return Err(Refusal::invalid("EMPTY_KEY", field, format!("{field} is empty; give a key")));
+            return Err(Refusal::invalid(
+                "EMPTY_KEY",
+                field.to_string(),
+                format!("{field} is empty; give a key"),
+            ));
         }
         self.check_prefix(key, field)
     }
 
     /// A key prefix: may be empty.
-    pub(crate) fn check_prefix(&self, key: &[u8], field: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_prefix(&self, key: &[u8], field: impl Display) -> Result<(), Refusal> {
         if key.len() > self.key_bytes_max {
             return Err(Refusal::TooLarge {
                 reason: "KEY_TOO_LARGE",
-                what: field.to_owned(),
-                field: field.to_owned(),
+                what: field.to_string(),
+                field: field.to_string(),
                 actual: key.len(),
                 limit: self.key_bytes_max,
                 setting: "limits.key_bytes_max",
@@ -31,12 +37,12 @@ impl Limits {
         Ok(())
     }
 
-    fn check_value(&self, value: &[u8], field: &str) -> Result<(), Refusal> {
+    fn check_value(&self, value: &[u8], field: impl Display) -> Result<(), Refusal> {
         if value.len() > self.value_bytes_max {
             return Err(Refusal::TooLarge {
                 reason: "VALUE_TOO_LARGE",
-                what: field.to_owned(),
-                field: field.to_owned(),
+                what: field.to_string(),
+                field: field.to_string(),
                 actual: value.len(),
                 limit: self.value_bytes_max,
                 setting: "limits.value_bytes_max",
@@ -46,21 +52,25 @@ impl Limits {
     }
 
     /// One operation; `at` is its path in the request, `""` or such as `operations[3].`.
-    pub(crate) fn check_operation(&self, operation: &BatchOperation, at: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_operation(
+        &self,
+        operation: &BatchOperation,
+        at: impl Display,
+    ) -> Result<(), Refusal> {
         let key = key_of(operation).ok_or_else(|| {
             let problem = format!("{at}operation is neither put nor delete; set one");
             Refusal::invalid("EMPTY_OPERATION", format!("{at}operation"), problem)
         })?;
-        self.check_key(key, &format!("{at}key"))?;
+        self.check_key(key, format_args!("{at}key"))?;
         let condition = match &operation.operation {
             Some(batch_operation::Operation::Put(put)) => {
-                self.check_value(&put.value, &format!("{at}value"))?;
+                self.check_value(&put.value, format_args!("{at}value"))?;
                 put.precondition.as_ref()
             }
             Some(batch_operation::Operation::Delete(delete)) => delete.precondition.as_ref(),
             None => None,
         };
-        check_precondition(condition, at)
+        check_precondition(condition, &at)
     }
 
     /// A whole batch: not empty, within the limits, and all of it one partition's, which is returned.
@@ -72,7 +82,7 @@ impl Limits {
         let mut first: Option<(&Bytes, PartitionId)> = None;
         let mut bytes = 0;
         for (index, operation) in operations.iter().enumerate() {
-            self.check_operation(operation, &format!("operations[{index}]."))?;
+            self.check_operation(operation, format_args!("operations[{index}]."))?;
             let Some(key) = key_of(operation) else { continue };
             bytes += bytes_of(operation);
             let partition = partition_of(key, partitions_count);
@@ -123,7 +133,7 @@ fn bytes_of(operation: &BatchOperation) -> usize {
     }
 }
 
-fn check_precondition(precondition: Option<&Precondition>, at: &str) -> Result<(), Refusal> {
+fn check_precondition(precondition: Option<&Precondition>, at: &impl Display) -> Result<(), Refusal> {
     let problem = match precondition.map(|given| given.condition.as_ref()) {
         Some(Some(precondition::Condition::MustNotExist(false))) => {
             "must_not_exist accepts only true; leave it out"

@@ -9,14 +9,16 @@ use evenkeel_protocol::v1::records_server::Records;
 use evenkeel_protocol::v1::{
     BatchDelete, BatchOperation, BatchPut, BatchRequest, BatchResponse, BatchResult, Consistency,
     DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest, ListResponse, PutRequest,
-    PutResponse, WatchRequest, WatchResponse, batch_operation,
+    PutResponse, StreamedWrites, WatchRequest, WatchResponse, batch_operation,
 };
 use evenkeel_protocol::{PartitionId, partition_of};
+use evenkeel_security::Admission;
 use futures::Stream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::intake::Gatekeeper;
 use crate::limits::key_of;
@@ -24,10 +26,13 @@ use crate::metric_definitions::MethodMetrics;
 use crate::options::{Limits, Options};
 use crate::reads::Answer;
 use crate::refusals::Refusal;
+use crate::streamed_writes::StreamedAnswers;
 use crate::watchers::Watchers;
 use crate::writes::Router;
 use crate::{list, watch, watch_delivery};
 
+/// Clients' write streams open at once: each may hold a message that is not whole yet.
+const WRITE_STREAMS_MAX: usize = 1_024;
 /// Kept of a caller's deadline for the way back, so that it gets our answer and not its own time-out.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
 
@@ -35,6 +40,7 @@ pub(crate) struct RecordsService {
     router: Arc<Router>,
     limits: Limits,
     watchers: Watchers,
+    write_streams: Arc<Semaphore>,
     slow_watcher_timeout: Duration,
     stopping: CancellationToken,
     put: MethodMetrics,
@@ -42,6 +48,7 @@ pub(crate) struct RecordsService {
     get: MethodMetrics,
     list: MethodMetrics,
     batch: MethodMetrics,
+    write_stream: MethodMetrics,
     watch: MethodMetrics,
 }
 
@@ -57,6 +64,7 @@ impl RecordsService {
             router,
             limits: options.request_limits(),
             watchers,
+            write_streams: Arc::new(Semaphore::new(WRITE_STREAMS_MAX)),
             slow_watcher_timeout: options.limits.slow_watcher_timeout,
             stopping,
             put: MethodMetrics::new("Put"),
@@ -64,6 +72,7 @@ impl RecordsService {
             get: MethodMetrics::new("Get"),
             list: MethodMetrics::new("List"),
             batch: MethodMetrics::new("Batch"),
+            write_stream: MethodMetrics::new("WriteStream"),
             watch: MethodMetrics::new("Watch"),
         }
     }
@@ -165,6 +174,32 @@ impl Records for RecordsService {
             Ok(BatchResponse { partition_id: partition.0, position, results })
         })
         .await
+    }
+
+    type WriteStreamStream = StreamedAnswers<Streaming<StreamedWrites>>;
+
+    async fn write_stream(
+        &self,
+        request: Request<Streaming<StreamedWrites>>,
+    ) -> Result<Response<Self::WriteStreamStream>, Status> {
+        // A stream has no end: each of its writes has a deadline of its own.
+        let deadline = Instant::now() + self.router.park_timeout;
+        let opened = async {
+            let open = Arc::clone(&self.write_streams)
+                .try_acquire_owned()
+                .map_err(|_| Refusal::TooManyWriteStreams { streams_max: WRITE_STREAMS_MAX })?;
+            Ok::<_, Refusal>((open, self.router.partitions_count(deadline).await?))
+        };
+        // Its writes are counted, not the stream.
+        let (open, partitions_count) = opened.await.map_err(|refusal| {
+            self.write_stream.record(refusal.code(), Duration::ZERO);
+            Status::from(refusal)
+        })?;
+        let (router, limits, stopping) = (Arc::clone(&self.router), self.limits, self.stopping.clone());
+        let admission = request.extensions().get::<Admission>().cloned();
+        let inbound = (request.into_inner(), admission);
+        let answers = StreamedAnswers::new(router, limits, partitions_count, inbound, stopping, open);
+        Ok(Response::new(answers))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use evenkeel_protocol::v1::RequestId;
+use evenkeel_protocol::v1::{RequestId, WriteError};
 use evenkeel_protocol::{ERROR_DOMAIN, NodeId, PartitionId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     SlowWatcher { patience: Duration },
     #[error("{watchers_max} watches are open already; close some or raise limits.watchers_max")]
     TooManyWatchers { watchers_max: usize },
+    #[error("{streams_max} write streams are open already; close some, or send more writes on each")]
+    TooManyWriteStreams { streams_max: usize },
     #[error(
         "partition {partition} is changing leader and the {parked_bytes_max} bytes for waiting writes are full; \
          retry later or raise routing.parked_bytes_max"
@@ -106,6 +108,7 @@ impl Refusal {
             Self::BrokerOverloaded { .. } => (Code::ResourceExhausted, "BROKER_OVERLOADED"),
             Self::SlowWatcher { .. } => (Code::ResourceExhausted, "SLOW_WATCHER"),
             Self::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
+            Self::TooManyWriteStreams { .. } => (Code::ResourceExhausted, "TOO_MANY_WRITE_STREAMS"),
             Self::ParkedFull { .. } => (Code::ResourceExhausted, "PARKED_FULL"),
             Self::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             Self::NoTopology => (Code::Unavailable, "NO_TOPOLOGY"),
@@ -129,7 +132,8 @@ impl Refusal {
             Self::TooManyInFlight { in_flight_max: limit }
             | Self::BytesInFlightFull { bytes_max: limit }
             | Self::RequestBytesFull { bytes_max: limit }
-            | Self::TooManyWatchers { watchers_max: limit } => vec![("limit", limit.to_string())],
+            | Self::TooManyWatchers { watchers_max: limit }
+            | Self::TooManyWriteStreams { streams_max: limit } => vec![("limit", limit.to_string())],
             Self::ParkedFull { partition, parked_bytes_max } => {
                 vec![("partition_id", partition.to_string()), ("limit", parked_bytes_max.to_string())]
             }
@@ -171,6 +175,54 @@ impl Refusal {
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
+
+    /// When the same request, sent again, may succeed; `None` where that cannot help.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyInFlight { .. }
+            | Self::BytesInFlightFull { .. }
+            | Self::RequestBytesFull { .. }
+            | Self::BrokerOverloaded { .. }
+            | Self::TooManyWatchers { .. }
+            | Self::TooManyWriteStreams { .. }
+            | Self::ParkedFull { .. } => Some(RETRY_WHEN_FULL),
+            Self::DiskFull { .. } => Some(RETRY_WHEN_DISK_FULL),
+            Self::NoTopology
+            | Self::Unavailable { .. }
+            | Self::ReadTimedOut { .. }
+            | Self::OutcomeUnknown { id_given: true, .. }
+            | Self::Stopping => Some(RETRY_WHEN_LEADERLESS),
+            Self::RequestLate { .. }
+            | Self::SlowWatcher { .. }
+            | Self::OutcomeUnknown { id_given: false, .. }
+            | Self::Superseded { .. }
+            | Self::PreconditionFailed { .. }
+            | Self::UnknownPartition { .. }
+            | Self::TooLarge { .. }
+            | Self::Invalid { .. }
+            | Self::OutOfRange { .. }
+            | Self::BrokerMisbehaved { .. } => None,
+        }
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        self.code_and_reason().0
+    }
+}
+
+/// Of one write on a stream.
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason) = refusal.code_and_reason();
+        let retry_after = refusal.retry_after();
+        Self {
+            code: code.into(),
+            message: refusal.to_string(),
+            reason: reason.to_owned(),
+            metadata: refusal.metadata(),
+            retry_after_ms: retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX)),
+        }
+    }
 }
 
 impl From<Refusal> for Status {
@@ -178,25 +230,8 @@ impl From<Refusal> for Status {
         let (code, reason) = refusal.code_and_reason();
         let message = refusal.to_string();
         let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, refusal.metadata());
+        details.set_retry_info(refusal.retry_after());
         match &refusal {
-            Refusal::TooManyInFlight { .. }
-            | Refusal::BytesInFlightFull { .. }
-            | Refusal::RequestBytesFull { .. }
-            | Refusal::BrokerOverloaded { .. }
-            | Refusal::TooManyWatchers { .. }
-            | Refusal::ParkedFull { .. } => {
-                details.set_retry_info(Some(RETRY_WHEN_FULL));
-            }
-            Refusal::DiskFull { .. } => {
-                details.set_retry_info(Some(RETRY_WHEN_DISK_FULL));
-            }
-            Refusal::NoTopology
-            | Refusal::Unavailable { .. }
-            | Refusal::ReadTimedOut { .. }
-            | Refusal::OutcomeUnknown { id_given: true, .. }
-            | Refusal::Stopping => {
-                details.set_retry_info(Some(RETRY_WHEN_LEADERLESS));
-            }
             Refusal::TooLarge { field, .. } | Refusal::Invalid { field, .. } => {
                 details.add_bad_request_violation(field.clone(), message.clone());
             }

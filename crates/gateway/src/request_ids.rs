@@ -27,6 +27,11 @@ impl Lanes {
         let id = idle.unwrap_or_else(|| RequestId { client_id: rand::random(), sequence: 1 });
         Lane { lanes: self, id }
     }
+
+    /// The outcome of the request with this id is known: its lane may carry the next one.
+    pub(crate) fn settle(&self, id: RequestId) {
+        self.idle.lock().push(RequestId { client_id: id.client_id, sequence: id.sequence + 1 });
+    }
 }
 
 impl Lane<'_> {
@@ -37,8 +42,7 @@ impl Lane<'_> {
 
     /// The outcome is known: the lane may carry the next request.
     pub(crate) fn settle(self) {
-        let next = RequestId { client_id: self.id.client_id, sequence: self.id.sequence + 1 };
-        self.lanes.idle.lock().push(next);
+        self.lanes.settle(self.id);
     }
 }
 

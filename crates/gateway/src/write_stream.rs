@@ -7,7 +7,7 @@
 //! Every write ends in exactly one way: with the broker's result, as *not sent* (it never left this process), or
 //! as *unknown* (its frame was handed to the connection and no result came).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,14 +38,40 @@ pub(crate) enum Ended {
     Unknown,
 }
 
+/// Where the end of a write is told.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// To the one request that waits for it.
+    One(oneshot::Sender<Ended>),
+    /// To a client's stream, which has many under way and numbers them.
+    Numbered(mpsc::UnboundedSender<(u64, Ended)>, u64),
+}
+
+impl Reply {
+    /// The requester may have given up; then nobody needs the answer.
+    fn send(self, ended: Ended) {
+        match self {
+            Self::One(reply) => drop(reply.send(ended)),
+            Self::Numbered(replies, number) => drop(replies.send((number, ended))),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(reply) => reply.is_closed(),
+            Self::Numbered(replies, _) => replies.is_closed(),
+        }
+    }
+}
+
 struct Queued {
     write: Write,
-    reply: oneshot::Sender<Ended>,
+    reply: Reply,
 }
 
 #[derive(Default)]
 struct Waiting {
-    replies: HashMap<u64, oneshot::Sender<Ended>>,
+    replies: HashMap<u64, Reply>,
     closed: bool,
 }
 
@@ -59,6 +85,10 @@ pub(crate) struct WriteStream {
 /// The frames, for the connection to poll.
 pub(crate) struct Frames {
     queue: mpsc::Receiver<Queued>,
+    /// Room to receive into; empty between polls.
+    received: Vec<Queued>,
+    /// Taken from the queue and too many bytes for the last frame.
+    taken: VecDeque<Queued>,
     waiting: Arc<Mutex<Waiting>>,
 }
 
@@ -67,17 +97,24 @@ pub(crate) fn open() -> (WriteStream, Frames) {
     let (sender, receiver) = mpsc::channel(QUEUE_WRITES_MAX);
     let waiting = Arc::new(Mutex::new(Waiting::default()));
     let stream = WriteStream { queue: sender, waiting: Arc::clone(&waiting), next_tag: AtomicU64::new(1) };
-    (stream, Frames { queue: receiver, waiting })
+    (stream, Frames { queue: receiver, received: Vec::new(), taken: VecDeque::new(), waiting })
 }
 
 impl WriteStream {
     /// Queues a command; `None` when the stream is closed or its queue is full.
     pub(crate) fn send(&self, partition: PartitionId, command: Bytes) -> Option<Outstanding> {
-        let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        let tag = self.queue(partition, command, Reply::One(reply))?;
+        Some(Outstanding { answer, tag, waiting: Arc::clone(&self.waiting), ended: false })
+    }
+
+    /// Queues a command whose end is told to `reply`; answers its tag, or `None` when the stream is closed or its queue is
+    /// full: then nothing is told.
+    pub(crate) fn queue(&self, partition: PartitionId, command: Bytes, reply: Reply) -> Option<u64> {
+        let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
         let write = Write { tag, partition_id: partition.0, command };
         self.queue.try_send(Queued { write, reply }).ok()?;
-        Some(Outstanding { answer, tag, waiting: Arc::clone(&self.waiting), ended: false })
+        Some(tag)
     }
 
     /// Hands results to those who wait until the stream ends, then ends everyone left as unknown.
@@ -100,9 +137,7 @@ impl WriteStream {
         let mut waiting = self.waiting.lock();
         for result in frame.results {
             let Some(reply) = waiting.replies.remove(&result.tag) else { continue };
-            let ended = result.result.map_or(Ended::Unknown, Ended::Answered);
-            // The requester may have given up; then nobody needs the answer.
-            let _ = reply.send(ended);
+            reply.send(result.result.map_or(Ended::Unknown, Ended::Answered));
         }
     }
 
@@ -111,7 +146,7 @@ impl WriteStream {
         let mut waiting = self.waiting.lock();
         waiting.closed = true;
         for (_, reply) in waiting.replies.drain() {
-            let _ = reply.send(Ended::Unknown);
+            reply.send(Ended::Unknown);
         }
     }
 }
@@ -120,31 +155,30 @@ impl Stream for Frames {
     type Item = WriteFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WriteFrame>> {
-        let mut batch: Vec<Queued> = Vec::new();
-        let mut bytes = 0;
-        while batch.len() < FRAME_WRITES_MAX && bytes < FRAME_BYTES_MAX {
-            match self.queue.poll_recv(cx) {
-                // Whoever asked has given up: not sending is the best outcome.
-                Poll::Ready(Some(queued)) if queued.reply.is_closed() => {}
-                Poll::Ready(Some(queued)) => {
-                    bytes += queued.write.command.len();
-                    batch.push(queued);
-                }
-                Poll::Ready(None) if batch.is_empty() => return Poll::Ready(None),
-                Poll::Pending if batch.is_empty() => return Poll::Pending,
-                Poll::Ready(None) | Poll::Pending => break,
+        let this = &mut *self;
+        while this.taken.is_empty() {
+            let taken = this.queue.poll_recv_many(cx, &mut this.received, FRAME_WRITES_MAX);
+            if std::task::ready!(taken) == 0 {
+                return Poll::Ready(None);
             }
+            // Whoever has given up needs no answer: not sending is the best outcome.
+            this.taken.extend(this.received.drain(..).filter(|queued| !queued.reply.is_closed()));
         }
-        let mut waiting = self.waiting.lock();
+        let mut bytes = 0;
+        let fits = |queued: &Queued| {
+            let begun = bytes < FRAME_BYTES_MAX;
+            bytes += queued.write.command.len();
+            begun
+        };
+        let count = this.taken.iter().map(fits).take_while(|fits| *fits).count();
+        let mut waiting = this.waiting.lock();
         if waiting.closed {
             drop(waiting);
-            for queued in batch {
-                let _ = queued.reply.send(Ended::NotSent);
-            }
+            this.taken.drain(..).for_each(|queued| queued.reply.send(Ended::NotSent));
             return Poll::Ready(None);
         }
-        let mut writes = Vec::with_capacity(batch.len());
-        for Queued { write, reply } in batch {
+        let mut writes = Vec::with_capacity(count);
+        for Queued { write, reply } in this.taken.drain(..count) {
             waiting.replies.insert(write.tag, reply);
             writes.push(write);
         }
@@ -155,8 +189,9 @@ impl Stream for Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         self.queue.close();
+        self.taken.drain(..).for_each(|queued| queued.reply.send(Ended::NotSent));
         while let Ok(queued) = self.queue.try_recv() {
-            let _ = queued.reply.send(Ended::NotSent);
+            queued.reply.send(Ended::NotSent);
         }
     }
 }

@@ -25,9 +25,9 @@ use crate::topology::{SeenLeader, SharedTopology};
 use crate::write_stream::{Ended, Outstanding};
 
 /// An answer that takes longer is also watched for a change of leader, which a dead broker never reports.
-const ANSWER_USUAL_MAX: Duration = Duration::from_millis(50);
+pub(crate) const ANSWER_USUAL_MAX: Duration = Duration::from_millis(50);
 /// After another broker leads, the old one's answer may still be on its way.
-const ANSWER_GRACE: Duration = Duration::from_millis(20);
+pub(crate) const ANSWER_GRACE: Duration = Duration::from_millis(20);
 
 /// How long a write waits for a leader with room on its disk.
 const DISK_FULL_PATIENCE: Duration = Duration::from_secs(1);
@@ -39,9 +39,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Router {
     pub(crate) topology: watch::Receiver<SharedTopology>,
     pub(crate) links: BrokerLinks,
-    lanes: Lanes,
+    pub(crate) lanes: Lanes,
     /// Commands of all writes under way, parked or not.
-    under_way: ByteBudget,
+    pub(crate) under_way: ByteBudget,
     /// Commands of those that wait for a leader.
     parked: ByteBudget,
     parked_count: Gauge,
@@ -124,42 +124,36 @@ impl Router {
             .take(command.len())
             .ok_or(Refusal::BytesInFlightFull { bytes_max: self.under_way.bytes_max })?;
         let in_doubt = Refusal::OutcomeUnknown { partition, id, id_given: lane.is_none() };
-        let result = self.send_until_known(partition, &command, in_doubt, deadline).await;
+        let result = self.send_until_known(partition, &command, in_doubt, deadline, None).await;
         if let Some(lane) = lane
             && !matches!(result, Err(Refusal::OutcomeUnknown { .. }))
         {
             lane.settle();
         }
-        match result? {
-            outcome::Outcome::Applied(applied) => Ok(applied),
-            outcome::Outcome::PreconditionFailed(failed) => Err(Refusal::PreconditionFailed {
-                operation: failed.operation,
-                current_version: failed.current_version,
-            }),
-            outcome::Outcome::Superseded(newer) => {
-                Err(Refusal::Superseded { last_sequence: newer.last_sequence })
-            }
-            outcome::Outcome::Malformed(malformed) => {
-                Err(Refusal::BrokerMisbehaved { detail: malformed.reason })
-            }
-        }
+        applied(result?)
     }
 
-    async fn send_until_known(
+    /// Sends a command until its outcome is known or `deadline`. `first` is what the first attempt has brought already.
+    pub(crate) async fn send_until_known(
         &self,
         partition: PartitionId,
         command: &Bytes,
         in_doubt: Refusal,
         deadline: Instant,
+        mut first: Option<Attempted>,
     ) -> Result<outcome::Outcome, Refusal> {
         let mut replay = Replay::default();
         let mut parked: Option<Parked<'_>> = None;
         let mut full_since = None;
         loop {
-            let (target, seen) = self.target(&replay, partition);
+            let attempted = match first.take() {
+                Some(first) => first,
+                None => self.attempt_at_leader(&replay, partition, command, deadline).await,
+            };
+            let Attempted { target, seen, attempt } = attempted;
             let setback = match target {
                 None => Setback::NoLeader,
-                Some(node) => match self.attempt(node, seen, partition, command, deadline).await {
+                Some(node) => match attempt {
                     Attempt::Known(outcome) => return Ok(outcome),
                     Attempt::Refused(refusal) => return Err(refusal),
                     Attempt::DiskFull(detail) => {
@@ -214,6 +208,21 @@ impl Router {
         }
     }
 
+    async fn attempt_at_leader(
+        &self,
+        replay: &Replay,
+        partition: PartitionId,
+        command: &Bytes,
+        deadline: Instant,
+    ) -> Attempted {
+        let (target, seen) = self.target(replay, partition);
+        let attempt = match target {
+            Some(node) => self.attempt(node, seen, partition, command, deadline).await,
+            None => Attempt::Setback(Setback::NoLeader),
+        };
+        Attempted { target, seen, attempt }
+    }
+
     async fn attempt(
         &self,
         node: NodeId,
@@ -229,12 +238,7 @@ impl Router {
             Ok(ended) => Some(ended),
             Err(_) => self.await_slow_answer(&mut outstanding, (node, seen), partition, deadline).await,
         };
-        match ended {
-            None => Attempt::Setback(Setback::NoAnswer),
-            Some(Ended::NotSent) => Attempt::Setback(Setback::NotSent),
-            Some(Ended::Unknown) => Attempt::Setback(Setback::Disconnected),
-            Some(Ended::Answered(result)) => Attempt::from(result),
-        }
+        ended.map_or(Attempt::Setback(Setback::NoAnswer), Attempt::from)
     }
 
     /// Waits on until another broker leads the partition (then a moment more) or the deadline.
@@ -289,12 +293,44 @@ pub(crate) fn sheds(setback: Setback, partition: PartitionId) -> bool {
     setback == Setback::Overloaded && partition != SYSTEM_GROUP
 }
 
+/// What a known outcome means for whoever asked.
+pub(crate) fn applied(outcome: outcome::Outcome) -> Result<outcome::Applied, Refusal> {
+    match outcome {
+        outcome::Outcome::Applied(applied) => Ok(applied),
+        outcome::Outcome::PreconditionFailed(failed) => Err(Refusal::PreconditionFailed {
+            operation: failed.operation,
+            current_version: failed.current_version,
+        }),
+        outcome::Outcome::Superseded(newer) => {
+            Err(Refusal::Superseded { last_sequence: newer.last_sequence })
+        }
+        outcome::Outcome::Malformed(malformed) => Err(Refusal::BrokerMisbehaved { detail: malformed.reason }),
+    }
+}
+
+/// One attempt: who was asked, who led by the published view, and what came of it.
+pub(crate) struct Attempted {
+    pub(crate) target: Option<NodeId>,
+    pub(crate) seen: SeenLeader,
+    pub(crate) attempt: Attempt,
+}
+
 /// What one attempt brought.
-enum Attempt {
+pub(crate) enum Attempt {
     Known(outcome::Outcome),
     Refused(Refusal),
     DiskFull(String),
     Setback(Setback),
+}
+
+impl From<Ended> for Attempt {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::NotSent => Self::Setback(Setback::NotSent),
+            Ended::Unknown => Self::Setback(Setback::Disconnected),
+            Ended::Answered(result) => Self::from(result),
+        }
+    }
 }
 
 impl From<write_result::Result> for Attempt {

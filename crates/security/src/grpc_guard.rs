@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use evenkeel_protocol::ERROR_DOMAIN;
 use futures::future::Either;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
@@ -21,13 +21,40 @@ use crate::link::Connection;
 pub struct GrpcGuard {
     guard: Option<Arc<Guard>>,
     need: fn(&str) -> Need,
+    stays_open: fn(&str) -> bool,
+}
+
+/// What a call was let in with, among its extensions when it stays open: meanwhile tokens are revoked and certificates
+/// expire.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    guard: Arc<Guard>,
+    need: Need,
+    authorization: HeaderMap,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Admission {
+    /// Whether a call would be let in now.
+    ///
+    /// # Errors
+    /// When it would not; it has been counted.
+    pub fn check(&self) -> Result<(), Denied> {
+        self.guard.admit(self.need, &self.authorization, self.connection.as_deref()).map(drop)
+    }
 }
 
 impl GrpcGuard {
     /// `need` tells what a call takes from its path, `/package.Service/Method`.
     #[must_use]
     pub fn new(guard: Option<Arc<Guard>>, need: fn(&str) -> Need) -> Self {
-        Self { guard, need }
+        Self { guard, need, stays_open: |_| false }
+    }
+
+    /// Calls that `stays_open` names, by their path, get an [`Admission`], to check as they go on.
+    #[must_use]
+    pub fn with_admissions(self, stays_open: fn(&str) -> bool) -> Self {
+        Self { stays_open, ..self }
     }
 }
 
@@ -65,6 +92,14 @@ where
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
         match guard.admit(need, request.headers(), connection.as_deref()) {
             Ok(caller) => {
+                if (self.guard.stays_open)(request.uri().path()) {
+                    let mut authorization = HeaderMap::new();
+                    if let Some(given) = request.headers().get(header::AUTHORIZATION) {
+                        authorization.insert(header::AUTHORIZATION, given.clone());
+                    }
+                    let guard = Arc::clone(guard);
+                    request.extensions_mut().insert(Admission { guard, need, authorization, connection });
+                }
                 if let Some(caller) = caller {
                     request.extensions_mut().insert(caller);
                 }

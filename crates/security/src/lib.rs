@@ -35,7 +35,7 @@ pub use caller::{Caller, Denied};
 pub use certificate::{Certificate, CertificateError, role_uri};
 pub use dial::{ClientTls, ClientTlsError, Dialer, TlsProblem, tls_problem};
 pub use files::{UnreadableFile, read_secret};
-pub use grpc_guard::GrpcGuard;
+pub use grpc_guard::{Admission, GrpcGuard};
 pub use guard::{Guard, Need};
 pub use inspect::Shown;
 pub use link::{Connection, Link};

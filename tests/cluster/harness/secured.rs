@@ -49,6 +49,14 @@ impl Secured {
         file.write_all(line.as_bytes()).unwrap();
     }
 
+    /// The servers take it until their next look at the file.
+    pub fn remove_token(&self, name: &str) {
+        let tokens = std::fs::read_to_string(self.path("tokens")).unwrap();
+        let kept: String =
+            tokens.lines().filter(|l| !l.starts_with(name)).map(|l| format!("{l}\n")).collect();
+        std::fs::write(self.path("tokens"), kept).unwrap();
+    }
+
     /// A command that must succeed; its output.
     pub async fn run(&self, words: &[&str]) -> String {
         let output = evenkeel(words.iter().copied()).await;

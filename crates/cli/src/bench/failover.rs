@@ -137,6 +137,7 @@ async fn measure(args: &FailoverBenchArgs, cluster: &mut LocalCluster) -> Result
             skew: 0.0,
             key_prefix: "bench-failover-".into(),
             per_second: args.per_second.map(f64::from),
+            in_flight: None,
         },
     )?;
     tokio::time::sleep(WARM_UP).await;

@@ -1,9 +1,11 @@
 //! Write load: each client has one write under way and sends the next when it is answered or, with a pace, when it is
-//! due as well.
+//! due as well; or has many under way on a stream (`streamed`).
 //!
 //! Every client writes keys of its own, so that afterwards it knows exactly what each must hold (`ledger`). The
 //! loader shares a machine with what it measures: it keeps a few connections, shares the value's bytes, and does
 //! no work per write beyond a random number, two short locks and a histogram entry.
+
+mod streamed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +42,9 @@ pub struct LoadPlan {
     pub key_prefix: String,
     /// Writes a second of all clients together; `None` for as many as they get answers to.
     pub per_second: Option<f64>,
+    /// Writes that each client has under way on a stream of its own; `None` for one call after the other. Paced or
+    /// streamed, not both.
+    pub in_flight: Option<usize>,
 }
 
 /// What latencies are counted as. A write that saw several counts for the last of them in this order.
@@ -164,11 +169,20 @@ impl Load {
                 anyhow!("{per_second} writes/s of {} clients is no load; give more of both", plan.clients)
             })?),
         };
+        if pace.is_some() && plan.in_flight.is_some() {
+            return Err(anyhow!("a streamed load has no pace; leave one of both out"));
+        }
         let mut tasks = Vec::with_capacity(plan.clients);
         for number in 0..plan.clients {
             let keys = keys_by_partition(&format!("{}{number}-", plan.key_prefix), plan.partitions);
             let (client, shared) = (client.clone(), Arc::clone(&shared));
             let (value, shares) = (value.clone(), Arc::clone(&shares));
+            if let Some(in_flight) = plan.in_flight {
+                let pipeline = client.pipeline(in_flight);
+                let writing = streamed::write_streamed(pipeline, shared, keys, value, shares, in_flight);
+                tasks.push(tokio::spawn(writing));
+                continue;
+            }
             let turns = pace.map(|pace| Turns { pace, client: number, next: 0 });
             tasks.push(tokio::spawn(write_in_a_loop(client, shared, keys, value, shares, turns)));
         }
@@ -374,7 +388,8 @@ mod load_tests {
 
     fn plan(per_second: Option<f64>) -> LoadPlan {
         let key_prefix = "t-".into();
-        LoadPlan { clients: 4, value_bytes: 16, partitions: 3, skew: 0.0, key_prefix, per_second }
+        let in_flight = None;
+        LoadPlan { clients: 4, value_bytes: 16, partitions: 3, skew: 0.0, key_prefix, per_second, in_flight }
     }
 
     async fn until_acknowledged(load: &Load, writes: u64) {
@@ -400,6 +415,21 @@ mod load_tests {
         let measured = report.latencies.len() + report.latencies_in_change.len();
         assert!(measured <= report.acknowledged - 16, "{measured} of {}", report.acknowledged);
         assert!(Load::start(&gateway.client().await, &plan(Some(0.0))).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_streamed_load_counts_every_write_once() {
+        let gateway = FakeGateway::default();
+        let plan = LoadPlan { in_flight: Some(8), ..plan(None) };
+        let load = Load::start(&gateway.client().await, &plan).unwrap();
+        load.begin_measuring();
+        until_acknowledged(&load, 500).await;
+        let report = load.stop().await.unwrap();
+        assert_eq!((report.failed, report.last_failure), (0, None));
+        assert_eq!(gateway.puts.load(Relaxed), report.acknowledged);
+        assert_eq!(gateway.records.lock().values().map(|r| r.version).sum::<u64>(), report.acknowledged);
+        assert!(report.latencies.len() <= report.acknowledged);
+        assert!(Load::start(&gateway.client().await, &LoadPlan { per_second: Some(9.0), ..plan }).is_err());
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ pub mod load;
 pub mod metrics_text;
 mod overload;
 mod pacing;
+mod reads;
 mod rebalance;
 mod rebalance_report;
 pub mod spread;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use crate::bench::failover::FailoverBenchArgs;
 use crate::bench::load::{Gaps, Load, LoadPlan, LoadReport};
 use crate::bench::overload::OverloadBenchArgs;
+use crate::bench::reads::{ReadPlan, Reads};
 use crate::bench::rebalance::RebalanceBenchArgs;
 use crate::cluster::connection::Connection;
 use crate::output::format::Output;
@@ -50,7 +52,7 @@ enum What {
 
 #[derive(Args, Debug)]
 pub struct WriteArgs {
-    /// Writers, each with one write under way
+    /// Writers, each with one write under way; or readers
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: u32,
     /// Size of each value
@@ -62,6 +64,15 @@ pub struct WriteArgs {
     /// 0 loads all partitions alike; S gives the Nth a share proportional to 1/N^S
     #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = skew)]
     partitions_skew: f64,
+    /// Each writer has a stream, and many writes under way on it
+    #[arg(long)]
+    streamed: bool,
+    /// Writes of each writer under way at once
+    #[arg(long, requires = "streamed", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    in_flight: u16,
+    /// Read instead
+    #[arg(long, value_enum, value_name = "WHICH", conflicts_with_all = ["streamed", "kill_leader", "partitions_skew"])]
+    reads: Option<Reads>,
     /// Kill -9 the broker that leads partition 1 half-way through; needs --data-dir
     #[arg(long, requires = "data_dir")]
     kill_leader: bool,
@@ -101,7 +112,14 @@ pub async fn run(args: BenchArgs, connection: &Connection) -> Result<(), Failure
 }
 
 async fn bench_writes(args: WriteArgs, connection: &Connection) -> Result<(), Failure> {
-    let client = connection.client_for(args.clients as usize).await?;
+    let clients = args.clients as usize;
+    if let Some(reads) = args.reads {
+        let plan = ReadPlan { reads, clients, value_bytes: args.value_bytes, seconds: args.seconds };
+        return reads::run(plan, &connection.client_for(clients).await?, args.output).await;
+    }
+    // A stream is worth many calls.
+    let client =
+        if args.streamed { connection.client().await? } else { connection.client_for(clients).await? };
     let measured = measure(&args, &client).await?;
     match args.output {
         Output::Table | Output::Wide => print(in_words(&args, &measured))?,
@@ -121,6 +139,7 @@ async fn measure(args: &WriteArgs, client: &Client) -> Result<Measured, Failure>
         skew: args.partitions_skew,
         key_prefix: "bench-".into(),
         per_second: None,
+        in_flight: args.streamed.then_some(args.in_flight.into()),
     };
     let load = Load::start(client, &plan)?;
     tokio::time::sleep(WARM_UP).await;
@@ -168,6 +187,7 @@ fn in_json(args: &WriteArgs, measured: &Measured) -> Value {
     let gaps = measured.worst.partitions_us.iter().map(|(id, us)| (id.to_string(), json!(millis(*us))));
     let mut object = json!({
         "clients": args.clients,
+        "in_flight": if args.streamed { args.in_flight } else { 1 },
         "value_bytes": args.value_bytes,
         "writes_per_s": writes_per_s(measured),
         "p50_ms": latency(0.5),
@@ -193,9 +213,14 @@ fn in_words(args: &WriteArgs, measured: &Measured) -> String {
     let latency = |quantile| millis(measured.report.latencies.value_at_quantile(quantile));
     let mut lines = vec![
         format!(
-            "{} writes/s  ({} clients, {} bytes, {} s)",
+            "{} writes/s  ({} clients{}, {} bytes, {} s)",
             writes_per_s(measured),
             args.clients,
+            if args.streamed {
+                format!(" streaming, {} in flight each", args.in_flight)
+            } else {
+                String::new()
+            },
             args.value_bytes,
             args.seconds
         ),

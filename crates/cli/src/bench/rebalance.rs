@@ -185,6 +185,7 @@ impl Bench {
             skew: 0.0,
             key_prefix: "bench-rebalance-".into(),
             per_second,
+            in_flight: None,
         }
     }
 

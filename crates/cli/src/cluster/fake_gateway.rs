@@ -10,10 +10,10 @@ use evenkeel_client::Client;
 use evenkeel_protocol::v1::precondition::Condition;
 use evenkeel_protocol::v1::records_server::{Records, RecordsServer};
 use evenkeel_protocol::v1::*;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 #[derive(Clone, Default)]
 pub struct FakeGateway {
@@ -45,12 +45,8 @@ pub async fn serve_http(routes: axum::Router) -> String {
 
 type Changes = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl Records for FakeGateway {
-    type WatchStream = Changes;
-
-    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let put = request.into_inner();
+impl FakeGateway {
+    fn write(&self, put: PutRequest) -> Result<PutResponse, Status> {
         let number = self.puts.fetch_add(1, Relaxed) + 1;
         let mut records = self.records.lock();
         let current = records.get(&put.key).map_or(0, |record| record.version);
@@ -68,7 +64,46 @@ impl Records for FakeGateway {
         if self.break_at.load(Relaxed) == number {
             return Err(Status::data_loss("broken on demand"));
         }
-        Ok(Response::new(PutResponse { partition_id: 1, position: number, version }))
+        Ok(PutResponse { partition_id: 1, position: number, version })
+    }
+
+    fn write_streamed(&self, write: StreamedWrite) -> StreamedResult {
+        let operation = write.operations.into_iter().next().and_then(|operation| operation.operation);
+        let Some(batch_operation::Operation::Put(put)) = operation else { panic!("only puts are streamed") };
+        let BatchPut { key, value, precondition } = put;
+        let result = match self.write(PutRequest { key, value, precondition, request_id: None }) {
+            Ok(PutResponse { partition_id, position, version }) => {
+                let results = vec![BatchResult { version, existed: version > 1 }];
+                streamed_result::Result::Written(BatchResponse { partition_id, position, results })
+            }
+            Err(status) => {
+                let (code, message) = (status.code().into(), status.message().to_owned());
+                streamed_result::Result::Error(WriteError { code, message, ..WriteError::default() })
+            }
+        };
+        StreamedResult { tag: write.tag, result: Some(result) }
+    }
+}
+
+#[tonic::async_trait]
+impl Records for FakeGateway {
+    type WatchStream = Changes;
+    type WriteStreamStream = Pin<Box<dyn Stream<Item = Result<StreamedResults, Status>> + Send>>;
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.write(request.into_inner()).map(Response::new)
+    }
+
+    async fn write_stream(
+        &self,
+        request: Request<Streaming<StreamedWrites>>,
+    ) -> Result<Response<Self::WriteStreamStream>, Status> {
+        let gateway = self.clone();
+        let answers = request.into_inner().map(move |message| {
+            let results = message?.writes.into_iter().map(|write| gateway.write_streamed(write)).collect();
+            Ok(StreamedResults { results })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {

@@ -174,6 +174,7 @@ impl Story {
             skew: 0.0,
             key_prefix: LOAD_PREFIX.into(),
             per_second: None,
+            in_flight: None,
         };
         let load = Load::start(&client, &plan)?;
         tokio::time::sleep(QUIET).await;

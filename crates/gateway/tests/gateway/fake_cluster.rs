@@ -70,6 +70,8 @@ struct State {
     cluster_size: u32,
     /// Every write received: broker, request id.
     received: Vec<(u64, v1::RequestId)>,
+    /// Gets that each broker answered.
+    gets: [u64; BROKERS as usize],
     step_downs: Vec<(u64, u32)>,
     step_down_hold: Option<CancellationToken>,
 }
@@ -107,6 +109,7 @@ impl FakeCluster {
             priority_election: true,
             cluster_size: BROKERS as u32,
             received: Vec::new(),
+            gets: [0; BROKERS as usize],
             step_downs: Vec::new(),
             step_down_hold: None,
         };
@@ -225,6 +228,11 @@ impl FakeCluster {
 
     pub fn received(&self) -> Vec<(u64, v1::RequestId)> {
         self.state.lock().received.clone()
+    }
+
+    /// By broker.
+    pub fn gets(&self) -> [u64; BROKERS as usize] {
+        self.state.lock().gets
     }
 
     pub fn step_downs(&self) -> Vec<(u64, u32)> {
@@ -471,7 +479,9 @@ impl Broker for FakeBroker {
         let result = match elsewhere {
             Some(not_leader) => pb::broker_get_response::Result::NotLeader(not_leader),
             None => {
-                let state = self.cluster.state.lock();
+                let mut state = self.cluster.state.lock();
+                // The gateway itself reads what the system group holds.
+                state.gets[self.node as usize] += u64::from(request.partition_id > 0);
                 let record = state.partitions[request.partition_id as usize].records.get(&request.key);
                 pb::broker_get_response::Result::Found(pb::Found { record: record.cloned() })
             }

@@ -11,6 +11,7 @@ mod grpc_tools;
 mod harness;
 mod http_ports;
 mod reading;
+mod streaming;
 mod topology_watching;
 mod watching;
 mod writing;

@@ -10,6 +10,8 @@
 //! A file is read twice: the first pass finds bad lines before anything is written, and the last line of each
 //! key; only that one is imported, so keys that occur twice do not overwrite each other at every rerun. Standard
 //! input can be read only once: there, repeated keys are written in order.
+//!
+//! Each key has one writer, which waits for one answer after the other. All of them share one stream to the cluster.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use clap::Args;
-use evenkeel_client::{Client, Condition};
+use evenkeel_client::{Client, Condition, Pipeline};
 use evenkeel_protocol::v1::Consistency;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -169,6 +171,7 @@ impl Job {
         last: Option<LastLines>,
     ) -> Result<(), Failure> {
         let look_first = Arc::new(AtomicBool::new(false));
+        let pipeline = client.pipeline(self.writers);
         let mut writers = JoinSet::new();
         let mut queues = Vec::with_capacity(self.writers);
         for _ in 0..self.writers.max(1) {
@@ -176,6 +179,7 @@ impl Job {
             queues.push(queue);
             let writer = Writer {
                 client: client.clone(),
+                pipeline: pipeline.clone(),
                 look_first: Arc::clone(&look_first),
                 tally: Arc::clone(&self.tally),
                 bar: self.bar.clone(),
@@ -251,6 +255,7 @@ fn read(
 
 struct Writer {
     client: Client,
+    pipeline: Pipeline,
     /// Lines seem to be there already: reading is cheaper than a write that is refused.
     look_first: Arc<AtomicBool>,
     tally: Arc<Tally>,
@@ -288,7 +293,7 @@ impl Writer {
                     (Condition::MustNotExist, &self.tally.written)
                 }
             };
-            match self.client.put(line.key.clone(), line.value.clone(), Some(condition)).await {
+            match self.pipeline.put(line.key.clone(), line.value.clone(), Some(condition)).await {
                 Ok(_) => {
                     tally.fetch_add(1, Relaxed);
                     return Ok(());
