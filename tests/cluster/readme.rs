@@ -119,10 +119,10 @@ fn the_configuration_page_has_every_setting_with_its_default_and_its_help() {
     assert_eq!(described(gateway), settings::<evenkeel_gateway::Options>());
 }
 
-/// The rows of the page's tables that are about a key.
+/// The rows of the page's tables that are about keys.
 fn described(text: &str) -> BTreeSet<String> {
-    let rows = text.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `EVENKEEL_"));
-    rows.map(str::to_owned).collect()
+    let tables = text.split("\n\n").filter(|part| part.trim_start().starts_with("| key |"));
+    tables.flat_map(str::lines).filter(|line| line.starts_with("| `")).map(str::to_owned).collect()
 }
 
 /// The rows that there should be.
