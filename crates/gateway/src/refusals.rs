@@ -230,7 +230,10 @@ impl From<Refusal> for Status {
         let (code, reason) = refusal.code_and_reason();
         let message = refusal.to_string();
         let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, refusal.metadata());
-        details.set_retry_info(refusal.retry_after());
+        // An empty RetryInfo would ask for a retry as well.
+        if let Some(after) = refusal.retry_after() {
+            details.set_retry_info(Some(after));
+        }
         match &refusal {
             Refusal::TooLarge { field, .. } | Refusal::Invalid { field, .. } => {
                 details.add_bad_request_violation(field.clone(), message.clone());
