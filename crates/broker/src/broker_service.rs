@@ -21,7 +21,7 @@ use crate::handover::{Handover, Purpose};
 use crate::leadership::Tenure;
 use crate::replica::{Answer, ReadRefusal, Replica};
 use crate::replicas::Replicas;
-use crate::status::StatusHub;
+use crate::status::{Published, StatusHub};
 
 /// Answers waiting for one gateway's connection.
 const RESULTS_MAX: usize = 16_384;
@@ -193,7 +193,7 @@ impl broker_server::Broker for BrokerService {
         &self,
         request: Request<pb::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        let probe_ms = request.into_inner().probe_ms;
+        let pb::WatchStatusRequest { probe_ms, partial } = request.into_inner();
         if probe_ms > 0 {
             // As long as before a transfer, so that both find the same.
             let patience = Duration::from_millis(probe_ms.into()).min(self.handover.limits.probe);
@@ -201,7 +201,15 @@ impl broker_server::Broker for BrokerService {
             return Ok(Response::new(futures::stream::iter([Ok(status)]).boxed()));
         }
         let statuses = tokio_stream::wrappers::WatchStream::new(self.status.subscribe());
-        Ok(Response::new(statuses.map(|status| Ok((*status).clone())).boxed()))
+        let told = statuses.scan(None::<Arc<Published>>, move |before, status| {
+            let told = match before {
+                Some(before) if partial => status.since(before),
+                _ => status.whole(),
+            };
+            *before = Some(status);
+            futures::future::ready(Some(Ok(told)))
+        });
+        Ok(Response::new(told.boxed()))
     }
 
     async fn step_down(

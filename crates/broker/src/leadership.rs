@@ -202,7 +202,7 @@ pub async fn follow(replica: Arc<Replica>, elector: Elector, status: StatusHub) 
             }
             led = leads;
         }
-        status.changed();
+        status.changed(partition);
         if changes.changed().await.is_err() || !all_metrics_tell(&replica, &changes).await {
             break;
         }

@@ -189,7 +189,8 @@ impl Monitoring {
     }
 
     fn with_lifecycle(&self, health: Health) -> Health {
-        let stopping = self.running.get().is_some_and(|running| running.status.subscribe().borrow().draining);
+        let stopping =
+            self.running.get().is_some_and(|running| running.status.subscribe().borrow().head.draining);
         health.with("lifecycle", !stopping, json!({ "stopping": stopping }))
     }
 

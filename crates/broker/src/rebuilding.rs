@@ -190,7 +190,7 @@ pub async fn bring_back(
     }
     *replica.rebuilding.0.lock() = None;
     elector.add(partition, replica.rank(), false);
-    status.changed();
+    status.changed(replica.partition);
     metric::rebuilding(partition.0, false);
     tracing::info!(%partition, "the replica is rebuilt: it votes and counts again");
 }

@@ -50,7 +50,7 @@ async fn ask(peer: &Peer) -> Result<Option<BrokerStatus>, NotKnown> {
     let asking = async {
         let mut client = peer.broker_client();
         let mut statuses =
-            client.watch_status(WatchStatusRequest { probe_ms: 0 }).await?.into_inner().take(STATUSES_ASKED);
+            client.watch_status(WatchStatusRequest::default()).await?.into_inner().take(STATUSES_ASKED);
         while let Some(status) = statuses.next().await {
             latest = Some(status?);
         }

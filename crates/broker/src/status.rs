@@ -2,14 +2,18 @@
 //!
 //! Gateways hold a stream open; every change of role, term or leader is pushed at once, lag at least every
 //! second. So a gateway knows a new leader as soon as the leader does.
+//!
+//! Cost of a change: the replicas that changed are looked at, and only they are sent. All replicas are looked at once a
+//! second, and what differs is sent.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::v1::{Health, Role};
+use evenkeel_protocol::{NodeId, PartitionId};
 use evenkeel_raft_storage::DiskSpace;
 use evenkeel_security::Security;
 use evenkeel_supervision::Progress;
@@ -41,6 +45,38 @@ pub struct Identity {
     pub security: Security,
 }
 
+/// A status as it was published once.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// All but the replicas.
+    pub head: pb::BrokerStatus,
+    /// By partition; those that are as in the status before are shared with it.
+    pub replicas: Vec<Arc<pb::ReplicaStatus>>,
+}
+
+impl Published {
+    /// All of it.
+    pub fn whole(&self) -> pb::BrokerStatus {
+        let replicas = self.replicas.iter().map(|replica| (**replica).clone()).collect();
+        pb::BrokerStatus { replicas, ..self.head.clone() }
+    }
+
+    /// What is different from `before`.
+    pub fn since(&self, before: &Self) -> pb::BrokerStatus {
+        let known = |at: usize, now| before.replicas.get(at).is_some_and(|then| Arc::ptr_eq(then, now));
+        let news = self.replicas.iter().enumerate().filter(|(at, now)| !known(*at, *now));
+        let replicas = news.map(|(_, replica)| (**replica).clone()).collect();
+        pb::BrokerStatus { replicas, partial: true, ..self.head.clone() }
+    }
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+struct Stale {
+    all: bool,
+    partitions: BTreeSet<u32>,
+}
+
 /// Cheap handle.
 #[derive(Clone)]
 pub struct StatusHub(Arc<Inner>);
@@ -50,13 +86,14 @@ struct Inner {
     peers: Peers,
     base: pb::BrokerStatus,
     changed: Notify,
+    stale: Mutex<Stale>,
     /// A leader that no majority has answered for longer leads nobody any more.
     cut_off_after: Duration,
     draining: AtomicBool,
     drained: AtomicBool,
     disk: Mutex<Option<DiskSpace>>,
     security: Security,
-    published: watch::Sender<Arc<pb::BrokerStatus>>,
+    published: watch::Sender<Arc<Published>>,
 }
 
 impl StatusHub {
@@ -81,15 +118,16 @@ impl StatusHub {
             priority_election: options.raft.priority_election,
             ..Default::default()
         };
-        let (published, _) = watch::channel(Arc::new(base.clone()));
+        let (published, _) = watch::channel(Arc::new(Published { head: base.clone(), replicas: Vec::new() }));
         let changed = Notify::new();
         let cut_off_after = options.raft.lease * CUT_OFF_LEASES;
-        let (draining, drained, disk) = Default::default();
+        let (draining, drained, disk, stale) = Default::default();
         Self(Arc::new(Inner {
             replicas,
             peers,
             base,
             changed,
+            stale,
             cut_off_after,
             draining,
             drained,
@@ -100,7 +138,8 @@ impl StatusHub {
     }
 
     /// What is published now, and at once what is so now: who asks anew wants to know the lag.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<pb::BrokerStatus>> {
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.0.stale.lock().all = true;
         self.0.changed.notify_one();
         self.0.published.subscribe()
     }
@@ -128,13 +167,20 @@ impl StatusHub {
     /// Publishes until `stop`. Going round is the broker's progress: it looks at every replica, and waits for no disk and no
     /// other process.
     pub async fn run(self, progress: Progress, mut stop: Stop) {
+        self.0.stale.lock().all = true;
+        let mut all_again = tokio::time::Instant::now();
         loop {
+            let stale = std::mem::take(&mut *self.0.stale.lock());
+            if stale.all {
+                all_again = tokio::time::Instant::now() + Duration::from_millis(LAG_INTERVAL_MS);
+            }
             // Also when nothing changed: gateways take it for this broker's sign of life.
-            self.0.published.send_replace(Arc::new(self.build()));
+            let before = self.0.published.borrow().clone();
+            self.0.published.send_replace(Arc::new(self.look_again(&before, &stale)));
             progress.beat();
             tokio::select! {
                 () = self.0.changed.notified() => tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await,
-                () = tokio::time::sleep(Duration::from_millis(LAG_INTERVAL_MS)) => {}
+                () = tokio::time::sleep_until(all_again) => self.0.stale.lock().all = true,
                 () = stop.requested() => return,
             }
         }
@@ -176,6 +222,27 @@ impl StatusHub {
 
     fn build(&self) -> pb::BrokerStatus {
         let replicas = self.0.replicas.iter().map(|r| self.replica_status(r)).collect();
+        pb::BrokerStatus { replicas, ..self.head() }
+    }
+
+    /// The status before, with what is stale in it looked at again.
+    fn look_again(&self, before: &Published, stale: &Stale) -> Published {
+        let all = stale.all || before.replicas.is_empty();
+        let look = |(at, replica): (usize, &Arc<Replica>)| {
+            let then = before.replicas.get(at);
+            if let Some(then) = then
+                && !all
+                && !stale.partitions.contains(&replica.partition.0)
+            {
+                return then.clone();
+            }
+            let now = self.replica_status(replica);
+            then.filter(|then| ***then == now).cloned().unwrap_or_else(|| Arc::new(now))
+        };
+        Published { head: self.head(), replicas: self.0.replicas.iter().enumerate().map(look).collect() }
+    }
+
+    fn head(&self) -> pb::BrokerStatus {
         let disk = *self.0.disk.lock();
         let expires = self.0.security.certificate_expires_at();
         let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
@@ -183,7 +250,6 @@ impl StatusHub {
             disk_free_bytes: disk.map(|space| space.free_bytes),
             disk_size_bytes: disk.map(|space| space.size_bytes),
             certificate_expires_at: expires.and_then(seconds),
-            replicas,
             draining: self.0.draining.load(Ordering::Relaxed),
             drained: self.0.drained.load(Ordering::Relaxed),
             replicated_bytes_total: metric::replicated_bytes(),
@@ -191,8 +257,9 @@ impl StatusHub {
         }
     }
 
-    /// Something about a replica is different: publish it.
-    pub fn changed(&self) {
+    /// Something about this partition's replica is different: publish it.
+    pub fn changed(&self, partition: PartitionId) {
+        self.0.stale.lock().partitions.insert(partition.0);
         self.0.changed.notify_one();
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
+use evenkeel_protocol::internal::v1::{BrokerStatus, WatchStatusRequest};
 use evenkeel_protocol::{Dialer, NodeId, PartitionId, wire_version};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
@@ -158,13 +158,14 @@ impl BrokerLink {
 
     /// Feeds statuses on until the stream ends; says why it did.
     async fn follow_status(&self, events: &mpsc::Sender<Event>, reported: &mut String) -> String {
-        let subscribed =
-            timeout(OPEN_TIMEOUT, self.client().watch_status(WatchStatusRequest::default())).await;
+        let request = WatchStatusRequest { partial: true, ..Default::default() };
+        let subscribed = timeout(OPEN_TIMEOUT, self.client().watch_status(request)).await;
         let mut statuses = match subscribed {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return status.message().to_owned(),
             Err(_) => return format!("no answer in {}", humantime::format_duration(OPEN_TIMEOUT)),
         };
+        let mut whole = BrokerStatus::default();
         loop {
             match timeout(SILENCE_MAX, statuses.message()).await {
                 Ok(Ok(Some(status))) if status.node_id != self.node.0 => {
@@ -178,7 +179,8 @@ impl BrokerLink {
                         tracing::info!(broker = %self.node, "broker reachable again");
                         reported.clear();
                     }
-                    if events.send(Event::Status(Box::new(status))).await.is_err() {
+                    whole = completed(status, whole);
+                    if events.send(Event::Status(Box::new(whole.clone()))).await.is_err() {
                         return "the gateway stops".into();
                     }
                 }
@@ -206,6 +208,21 @@ impl BrokerLink {
     }
 }
 
+/// A status with what it left out because it is as it was `before`.
+fn completed(status: BrokerStatus, before: BrokerStatus) -> BrokerStatus {
+    if !status.partial {
+        return status;
+    }
+    let mut replicas = before.replicas;
+    for replica in status.replicas {
+        match replicas.binary_search_by_key(&replica.partition_id, |known| known.partition_id) {
+            Ok(at) => replicas[at] = replica,
+            Err(at) => replicas.insert(at, replica),
+        }
+    }
+    BrokerStatus { replicas, partial: false, ..status }
+}
+
 /// Doubling pauses with jitter, so that gateways do not reconnect in step.
 #[derive(Debug, Default)]
 struct Backoff {
@@ -229,7 +246,29 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_protocol::internal::v1::ReplicaStatus;
+
     use super::*;
+
+    #[test]
+    fn what_a_partial_status_leaves_out_is_as_it_was() {
+        let replica = |partition_id, term| ReplicaStatus { partition_id, term, ..Default::default() };
+        let before = BrokerStatus {
+            replicas: vec![replica(0, 1), replica(3, 1), replica(7, 1)],
+            ..Default::default()
+        };
+        let news = BrokerStatus {
+            replicas: vec![replica(7, 2), replica(5, 1)],
+            partial: true,
+            draining: true,
+            ..Default::default()
+        };
+        let now = completed(news, before);
+        assert_eq!(now.replicas, [replica(0, 1), replica(3, 1), replica(5, 1), replica(7, 2)]);
+        assert!(now.draining && !now.partial);
+        let whole = BrokerStatus { replicas: vec![replica(9, 1)], ..Default::default() };
+        assert_eq!(completed(whole.clone(), now), whole);
+    }
 
     #[test]
     fn pauses_double_to_a_cap_and_start_again_after_a_healthy_stream() {

@@ -340,7 +340,10 @@ impl Rebalancer {
         };
         let ask = reachable.filter_map(|broker| self.0.router.links.get(broker.node)).map(|link| async {
             let mut client = link.client();
-            let Ok(statuses) = client.watch_status(WatchStatusRequest { probe_ms }).await else { return };
+            let Ok(statuses) = client.watch_status(WatchStatusRequest { probe_ms, partial: false }).await
+            else {
+                return;
+            };
             let mut statuses = statuses.into_inner().take(STATUSES_ASKED);
             while let Some(Ok(status)) = statuses.next().await {
                 latest.lock().take(&status);

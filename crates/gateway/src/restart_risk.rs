@@ -54,7 +54,7 @@ async fn ask(link: &BrokerLink) -> Option<BrokerStatus> {
     let mut latest = None;
     let asking = async {
         let mut client = link.client();
-        let Ok(statuses) = client.watch_status(WatchStatusRequest { probe_ms: 0 }).await else { return };
+        let Ok(statuses) = client.watch_status(WatchStatusRequest::default()).await else { return };
         let mut statuses = statuses.into_inner().take(STATUSES_ASKED);
         while let Some(Ok(status)) = statuses.next().await {
             latest = Some(status);

@@ -18,6 +18,9 @@ use crate::topology::{ClusterState, Event, PartitionView, SharedTopology, Topolo
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(250);
+/// After a view, as long again is left to others, but no longer than this: leaders must be known soon.
+const PAUSE_MIN: Duration = Duration::from_micros(500);
+const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// Events merged into one new view when they arrive in a crowd.
 const EVENTS_MERGED_MAX: usize = 256;
 
@@ -63,12 +66,18 @@ pub(crate) async fn run(
                 (_, None) => {}
             }
         }
+        let began = clock::now();
         let view = state.view(now);
         let changed = **publish.borrow() != view;
         if changed {
             log_leader_changes(&publish.borrow(), &view);
             roles.show(&view);
             publish.send_replace(Arc::new(view));
+        }
+        // With thousands of replicas a view takes milliseconds: what comes meanwhile is merged into the next.
+        let took = clock::now().saturating_duration_since(began);
+        if took >= PAUSE_MIN {
+            tokio::time::sleep(took.min(PAUSE_MAX)).await;
         }
     }
 }
