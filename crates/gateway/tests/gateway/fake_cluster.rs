@@ -600,6 +600,7 @@ impl Broker for FakeBroker {
         &self,
         request: Request<pb::SetExportingRequest>,
     ) -> Result<Response<pb::SetExportingResponse>, Status> {
+        self.cluster.check_alive(self.node)?;
         let paused = request.into_inner().paused;
         self.cluster.state.lock().nodes[self.node as usize].exporting_paused = paused;
         Ok(Response::new(pb::SetExportingResponse {}))
