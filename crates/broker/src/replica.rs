@@ -162,18 +162,14 @@ impl Replica {
         }
     }
 
-    /// openraft takes no proposal from a leader that no majority answered within the lease, as when the partition rested:
-    /// asks for such answers first. Costs a round trip then, and nothing otherwise. That it failed the proposal will tell.
+    /// openraft takes no proposal from a leader that no majority answered within the lease: when the partition rested, or has
+    /// just been won. Such answers are asked for first, which costs a round trip then and nothing otherwise. Whether this
+    /// replica leads openraft knows best, its metrics follow: who does not lead is told at once. That it failed the proposal
+    /// will tell.
     async fn renew_lapsed_lease(&self) {
-        let lapsed = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let fresh = |acked: Duration| acked < self.lease - self.lease / LEASE_PARTS;
-            metrics.state == ServerState::Leader
-                && self.members.len() > 1
-                && !metrics.last_quorum_acked.as_ref().is_some_and(|acked| fresh(acked.elapsed()))
-        };
-        if lapsed {
+        let fresh = |acked: Duration| acked < self.lease - self.lease / LEASE_PARTS;
+        let acked = self.raft.metrics().borrow_watched().last_quorum_acked.map(|acked| acked.elapsed());
+        if self.members.len() > 1 && !acked.is_some_and(fresh) {
             self.rest.disturb();
             let asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
             let _ = tokio::time::timeout(self.lease, asked).await;
