@@ -139,7 +139,8 @@ impl Replica {
         self.renew_lapsed_lease().await;
         let _open = self.gate.read().await;
         let mut results = match self.raft.client_write_many(commands).await {
-            Ok(results) => results,
+            // A replica that stops ends them early, and openraft's stream must not be asked again after its end.
+            Ok(results) => results.fuse(),
             Err(fatal) => {
                 // Nothing was handed over, so nothing can have been written.
                 (0..total).for_each(|i| answer(i, Answer::Refused(stopped(&fatal))));

@@ -43,10 +43,10 @@ pub fn tell(plan: Plan, report: &Report, took: Duration, bug: Option<&str>) -> b
         counts.join(", ")
     );
     let Some(failure) = &report.failure else { return true };
+    println!("seed {seed} failed: {failure}");
     for line in &report.tail {
         println!("    {line}");
     }
-    println!("seed {seed} failed: {failure}");
     let bug = bug.map_or(String::new(), |bug| format!(" --bug {bug}"));
     let features = if cfg!(feature = "known-bugs") { " --features known-bugs" } else { "" };
     println!(

@@ -1,5 +1,6 @@
 //! One seed: a cluster, its users, its troubles, and what is left of it in the end.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,11 +228,15 @@ fn calibrate_metrics() {
     let _ = calibrated.join();
 }
 
-/// tokio keeps a task's panic to itself.
+/// tokio keeps a task's panic to itself. With `RUST_BACKTRACE=1` the failure says where it came from.
 fn fail_on_panic(shared: &Shared) {
     let shared = shared.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.to_string();
+        let backtrace = Backtrace::capture();
+        let mut text = panic.to_string();
+        if backtrace.status() == BacktraceStatus::Captured {
+            text.push_str(&format!("\n{backtrace}"));
+        }
         // Whoever panics may hold the lock.
         match shared.try_lock() {
             Some(mut witness) => witness.fail(text),
