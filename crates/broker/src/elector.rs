@@ -136,7 +136,8 @@ impl Elector {
         self.0.state.lock().retired = true;
     }
 
-    fn due(&self) -> (Vec<GroupId>, Instant) {
+    /// Who should stand now, each with how often it has done so in vain, and when to look again.
+    fn due(&self) -> (Vec<(GroupId, u32)>, Instant) {
         let now = clock::now();
         let latest = now + Duration::from_millis(LOOK_AGAIN_MS);
         let mut state = self.0.state.lock();
@@ -144,6 +145,8 @@ impl Elector {
             return (Vec::new(), latest);
         }
         let due = state.schedule.due(now);
+        let due = due.into_iter().map(|group| (group, state.schedule.tries(group).saturating_sub(1)));
+        let due = due.collect();
         let next = state.schedule.next_deadline().map_or(latest, |next| next.min(latest));
         (due, next)
     }
@@ -166,13 +169,13 @@ impl Elector {
     pub async fn run(self, replicas: Replicas, peers: Peers, mut stop: Stop) {
         loop {
             let (due, next) = self.due();
-            for group in due {
+            for (group, in_vain) in due {
                 // Without a majority within reach nobody can win; asking would only keep everyone busy.
                 if let Some(replica) = replicas.get(group)
                     && majority_within_reach(replica, &peers)
                     && self.may_stand(replica)
                 {
-                    tokio::spawn(stand(replica.clone()));
+                    tokio::spawn(stand(replica.clone(), in_vain));
                 }
             }
             tokio::select! {
@@ -190,11 +193,14 @@ fn majority_within_reach(replica: &Replica, peers: &Peers) -> bool {
     reached > replica.members.len() / 2
 }
 
-async fn stand(replica: Arc<Replica>) {
+async fn stand(replica: Arc<Replica>, in_vain: u32) {
     let partition = replica.partition;
     heartbeat_missed(partition.0);
     election_began(partition.0);
-    tracing::info!(%partition, "no leader heard: standing for election");
+    match in_vain {
+        0 => tracing::info!(%partition, "no leader heard: standing for election"),
+        _ => tracing::debug!(%partition, in_vain, "standing for election again"),
+    }
     // With pre-vote: a replica that cannot win, say because its log is behind, disturbs nobody.
     if let Err(fatal) = replica.raft.trigger().elect(true).await {
         tracing::warn!(%partition, %fatal, "the replica cannot stand: it has stopped");
