@@ -81,8 +81,8 @@ async fn serve<T: Settings, S: Future<Output = Result<(), E>>, E: Display>(
         .map_err(|error| Failure::usage(error.to_string()))?;
     start_logging()?;
     match file_limit::raise() {
-        Some(files) => tracing::info!("may have {files} files and connections open"),
-        None => tracing::info!("may have any number of files and connections open"),
+        Some(files) => tracing::debug!("may have {files} files and connections open"),
+        None => tracing::debug!("may have any number of files and connections open"),
     }
     let _pid_file = args.pid_file.as_deref().map(PidFile::write).transpose()?;
     let signal = stop_requested()?;
