@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, HttpAnswer, PATIENCE, http};
@@ -85,7 +86,7 @@ async fn escs_example_is_answered_in_escs_words_and_a_second_call_finds_nothing(
 async fn what_an_owner_keeps_is_not_accepted_and_the_next_call_asks_for_it_again() {
     let harness = the_example().await;
     for partition in [2, 4, 6, 8, 10, 12] {
-        harness.cluster.refuse_step_downs(partition, true);
+        harness.cluster.refuse_step_downs(partition, Some(StepDown::LagTooHigh));
     }
     let expected = json!({
         "uuid-0": account(300, 100, 0, 300),
@@ -94,7 +95,7 @@ async fn what_an_owner_keeps_is_not_accepted_and_the_next_call_asks_for_it_again
     });
     assert_eq!(rebalance(&harness).await.json(), expected);
     for partition in [2, 4, 6, 8, 10, 12] {
-        harness.cluster.refuse_step_downs(partition, false);
+        harness.cluster.refuse_step_downs(partition, None);
     }
     let expected = json!({
         "uuid-0": account(300, 100, 100, 200),

@@ -50,7 +50,7 @@ struct Partition {
     sessions: HashMap<u64, (u64, outcome::Outcome)>,
     /// Told instead of the real count.
     records_told: Option<u64>,
-    refuses_step_down: bool,
+    refuses_step_down: Option<step_down_response::Result>,
 }
 
 struct Node {
@@ -202,9 +202,9 @@ impl FakeCluster {
         apply(&mut self.state.lock().partitions[0], 0, &[operation]);
     }
 
-    /// Whether the partition's leader refuses to hand over, because of lag.
-    pub fn refuse_step_downs(&self, partition: u32, refuses: bool) {
-        self.state.lock().partitions[partition as usize].refuses_step_down = refuses;
+    /// Why the partition's leader refuses to hand over, if it does.
+    pub fn refuse_step_downs(&self, partition: u32, why: Option<step_down_response::Result>) {
+        self.state.lock().partitions[partition as usize].refuses_step_down = why;
     }
 
     /// What the brokers tell of the cluster's size.
@@ -632,8 +632,8 @@ impl Broker for FakeBroker {
         let refuses = self.cluster.state.lock().partitions[id as usize].refuses_step_down;
         let result = if self.cluster.not_leader(self.node, id).is_some() {
             step_down_response::Result::NotLeader
-        } else if refuses {
-            step_down_response::Result::LagTooHigh
+        } else if let Some(why) = refuses {
+            why
         } else if best == Some(self.node) {
             step_down_response::Result::AlreadyLeader
         } else {

@@ -1,5 +1,6 @@
 //! A run as it goes on, as server-sent events.
 
+use evenkeel_protocol::internal::v1::step_down_response::Result as StepDown;
 use serde_json::Value;
 
 use crate::harness::{Harness, HttpAnswer, http, http_then, until};
@@ -48,6 +49,26 @@ async fn every_step_of_a_run_is_told_in_order_and_the_end_is_the_last() {
     let afterwards = parse(&events(&harness, "1").await);
     let names: Vec<&str> = afterwards.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["rebalance", "finished"], "a finished run is told at once");
+    harness.stop().await;
+}
+
+/// Real leaders are in this state for some milliseconds, until a majority has their first entry.
+#[tokio::test]
+async fn a_leader_that_has_just_been_elected_is_asked_again_and_then_told_as_initializing() {
+    let harness = Harness::start(3).await;
+    harness.cluster.set_leader(2, Some(0));
+    harness.until_leader(2, Some(0)).await;
+    let run = async |id: u64| {
+        assert_eq!(http("POST", harness.addresses.api, "/cluster/v2/rebalance").await.status, 202);
+        let told = parse(&events(&harness, &id.to_string()).await).pop().unwrap().1;
+        let partition = told["partitions"].as_array().unwrap()[0].clone();
+        (told["result"].clone(), partition["result"].clone(), partition["currentLeader"].clone())
+    };
+    harness.cluster.refuse_step_downs(2, Some(StepDown::LeaderInitializing));
+    assert_eq!(run(1).await, ("FAILED".into(), "LEADER_INITIALIZING".into(), "0".into()));
+    assert_eq!(harness.cluster.step_downs(), [(0, 2); 3], "as often as it may be asked");
+    harness.cluster.refuse_step_downs(2, None);
+    assert_eq!(run(2).await, ("COMPLETED".into(), "TRANSFERRED".into(), "1".into()));
     harness.stop().await;
 }
 
