@@ -32,8 +32,15 @@ install -m 0644 "$root"/deploy/{broker,gateway}.toml "$root/deploy/prometheus.ym
 install -m 0644 "$root/deploy/deb/copyright" "$doc/copyright"
 sed "s/@VERSION@/$version/" "$root/deploy/deb/changelog" | gzip -9n > "$doc/changelog.Debian.gz"
 chmod 0644 "$doc/changelog.Debian.gz"
-sed "s/@VERSION@/$version/" "$root/deploy/deb/evenkeel.1" | gzip -9n > "$stage/usr/share/man/man1/evenkeel.1.gz"
-chmod 0644 "$stage/usr/share/man/man1/evenkeel.1.gz"
+# A page for each command, and what shells know of them, as the program itself tells.
+"$binary" man --dir "$stage/usr/share/man/man1" 2> /dev/null
+gzip -9n "$stage"/usr/share/man/man1/*.1
+chmod 0644 "$stage"/usr/share/man/man1/*.1.gz
+install -d "$stage/usr/share/bash-completion/completions" "$stage/usr/share/zsh/vendor-completions" \
+    "$stage/usr/share/fish/vendor_completions.d"
+"$binary" completion bash > "$stage/usr/share/bash-completion/completions/evenkeel"
+"$binary" completion zsh > "$stage/usr/share/zsh/vendor-completions/_evenkeel"
+"$binary" completion fish > "$stage/usr/share/fish/vendor_completions.d/evenkeel.fish"
 
 size="$(du --summarize --apparent-size --block-size=1024 "$stage/usr" | cut -f1)"
 sed -e "s/@VERSION@/$version/" -e "s/@SIZE@/$size/" "$root/deploy/deb/control" > "$stage/DEBIAN/control"

@@ -24,8 +24,3 @@ fn assert_clean(page: &Page, origin: &str, expected: impl Fn(&str) -> bool) {
         requests.iter().filter(|url| !url.starts_with(origin) && *url != "about:blank").collect();
     assert!(!requests.is_empty() && elsewhere.is_empty(), "{elsewhere:?} of {}", requests.len());
 }
-
-/// A gateway without this endpoint answers 404, which the browser reports.
-fn restart_risk(url: &str) -> bool {
-    url.ends_with("/restart-risk")
-}

@@ -32,6 +32,10 @@ fn the_package_installs_a_binary_that_runs_its_units_and_examples() {
         "usr/share/doc/evenkeel/copyright",
         "usr/share/doc/evenkeel/changelog.Debian.gz",
         "usr/share/man/man1/evenkeel.1.gz",
+        "usr/share/man/man1/evenkeel-rebalance-status.1.gz",
+        "usr/share/bash-completion/completions/evenkeel",
+        "usr/share/zsh/vendor-completions/_evenkeel",
+        "usr/share/fish/vendor_completions.d/evenkeel.fish",
     ] {
         assert!(root.join(file).is_file(), "{file}");
     }
