@@ -2,21 +2,53 @@
 
 use std::process::Output;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Spec, evenkeel};
+use crate::harness::{Cluster, Spec, evenkeel, evenkeel_with};
 
 /// Runs a command on this cluster.
 async fn run(cluster: &Cluster, args: &[&str]) -> Output {
+    run_with(&[], cluster, args).await
+}
+
+/// The same with these variables.
+async fn run_with(environment: &[(&str, String)], cluster: &Cluster, args: &[&str]) -> Output {
     let gateway = format!("127.0.0.1:{}", cluster.ports.gateways[0][0]);
     let (api, monitoring) = (cluster.api(""), cluster.monitoring(""));
     let place = ["--gateway", &gateway, "--api", &api, "--monitoring", &monitoring];
-    evenkeel(args.iter().chain(&place).copied()).await
+    evenkeel_with(environment, args.iter().chain(&place).copied()).await
 }
 
 fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_something_tells_it_as_data_too() {
+    let cluster = Cluster::start_balanced(Spec::new(3, 3)).await;
+    let as_json = [("EVENKEEL_OUTPUT", "json".to_owned())];
+    for (words, member, expected) in [
+        (&["put", "a", "1"][..], "version", json!(1)),
+        (&["get", "a"], "value", json!("1")),
+        (&["delete", "a"], "existed", json!(true)),
+        (&["delete", "a"], "existed", json!(false)),
+        (&["rebalance"], "rebalanceId", Value::Null),
+        (&["rebalance", "cancel"], "wasRunning", json!(false)),
+        (&["drain", "0"], "leaders", json!(0)),
+        (&["undrain", "0"], "drained", json!(false)),
+        (&["pause"], "paused", json!(true)),
+        (&["resume"], "paused", json!(false)),
+    ] {
+        let text = printed(&run_with(&as_json, &cluster, words).await);
+        let told: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
+        assert_eq!(told.get(member), Some(&expected), "{words:?}: {text}");
+    }
+    let as_yaml = printed(&run(&cluster, &["put", "a", "1", "--output", "yaml"]).await);
+    assert!(as_yaml.lines().any(|line| line == "version: 1"), "{as_yaml}");
+    let checked = printed(&run(&cluster, &["config", "print", "gateway", "--output", "json"]).await);
+    assert_eq!(serde_json::from_str::<Value>(&checked).unwrap()["network"]["api_port"], 8080);
 }
 
 #[tokio::test(flavor = "multi_thread")]

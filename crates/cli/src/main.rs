@@ -21,6 +21,7 @@ use crate::commands::{
     probe, rebalance, shell, status, tls, token, top,
 };
 use crate::flag_variables::with_variables;
+use crate::output::format::PrintArgs;
 use crate::output::outcome::{EXIT_CODES, Failure, note};
 use crate::processes::{demo, dev, serve};
 
@@ -71,9 +72,9 @@ enum Command {
     /// Ask whether a broker may be restarted now, or whether a process is well; exits 10 when not
     Probe(probe::ProbeArgs),
     /// Refuse every rebalance until resume
-    Pause,
+    Pause(PrintArgs),
     /// Allow rebalances again
-    Resume,
+    Resume(PrintArgs),
     /// Show what operators did: who, what, when, from where, and what came of it
     Audit(audit::AuditArgs),
     /// Check the cluster once, for a monitoring system
@@ -199,8 +200,8 @@ async fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Undrain(args) => drain::undrain(args, connection).await,
         Command::PreStop(args) => pre_stop::run(args, connection).await,
         Command::Probe(args) => probe::run(args, connection).await,
-        Command::Pause => ownership::pause(connection).await,
-        Command::Resume => ownership::resume(connection).await,
+        Command::Pause(shown) => ownership::pause(shown, connection).await,
+        Command::Resume(shown) => ownership::resume(shown, connection).await,
         Command::Audit(args) => audit::run(args, connection).await,
         Command::Check(args) => check::run(args, connection).await,
         Command::Doctor(args) => doctor::run(args, connection).await,
@@ -251,6 +252,33 @@ mod tests {
             }
         }
         assert!(named.contains_key("EVENKEEL_CLI_REBALANCE_POLICY"), "{named:?}");
+    }
+
+    #[test]
+    fn every_command_that_tells_something_can_tell_it_as_data() {
+        // Files, answers of others, formats of their own, processes, and what speaks to standard error alone.
+        let exempt = [
+            "dev",
+            "demo",
+            "broker",
+            "gateway",
+            "pre-stop",
+            "check",
+            "dashboards",
+            "alerts",
+            "systemd",
+            "completion",
+            "man",
+            "http",
+            "help",
+        ];
+        for (path, command) in commands(&command_line(), "evenkeel") {
+            if command.has_subcommands() || path.split(' ').any(|word| exempt.contains(&word)) {
+                continue;
+            }
+            let output = command.get_arguments().find(|arg| arg.get_long() == Some("output"));
+            assert!(output.is_some(), "{path} has no --output");
+        }
     }
 
     #[test]

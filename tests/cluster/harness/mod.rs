@@ -21,7 +21,7 @@ pub use http::{Answer, http, send};
 pub use load::Load;
 pub use metrics::{PARTITIONS, Scrape};
 pub use ports::reserve_ports;
-pub use process::{Process, evenkeel};
+pub use process::{Process, evenkeel, evenkeel_with};
 pub use rebalance_api::{RebalanceApi, partition_of, partitions_where, run_of};
 pub use secured::{ADMIN, READER, Secured, WRITER};
 pub use small_disk::SmallDisk;

@@ -28,8 +28,17 @@ fn without_own_settings(mut command: Command) -> Command {
 
 /// Runs a command of the binary to its end.
 pub async fn evenkeel<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Output {
+    evenkeel_with(&[], args).await
+}
+
+/// The same with these variables.
+pub async fn evenkeel_with<S: Into<OsString>>(
+    environment: &[(&str, String)],
+    args: impl IntoIterator<Item = S>,
+) -> Output {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let mut command = tokio::process::Command::from(command());
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     let output = command.args(&args).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(PATIENCE, output).await;
     output.unwrap_or_else(|_| panic!("{args:?} still runs after {PATIENCE:?}")).unwrap()

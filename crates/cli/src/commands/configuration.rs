@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use evenkeel_settings::{Settings, SettingsArgs, environment, render};
+use serde_json::json;
 
-use crate::output::outcome::{Failure, print};
+use crate::output::format::Output;
+use crate::output::outcome::Failure;
 
 #[derive(Args, Debug)]
 pub struct ConfigArgs {
@@ -41,6 +43,9 @@ struct Sources<T: Settings> {
     /// TOML file with the settings below; variables override it, flags override both
     #[arg(long, value_name = "FILE", env = "EVENKEEL_CONFIG")]
     config: Option<PathBuf>,
+    /// How to print it: table and wide are the file to start from
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
     #[command(flatten)]
     settings: SettingsArgs<T>,
 }
@@ -54,23 +59,32 @@ impl<T: Settings> Sources<T> {
 
 pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
     match &args.what {
-        What::Print(OfArgs { of: Of::Broker(sources) }) => rendered(&sources.load()?),
-        What::Print(OfArgs { of: Of::Gateway(sources) }) => rendered(&sources.load()?),
+        What::Print(OfArgs { of: Of::Broker(sources) }) => rendered(&sources.load()?, sources.output),
+        What::Print(OfArgs { of: Of::Gateway(sources) }) => rendered(&sources.load()?, sources.output),
         What::Validate(OfArgs { of: Of::Broker(sources) }) => {
-            judged("broker", sources.load()?.validate().map(drop))
+            judged("broker", sources.load()?.validate().map(drop), sources.output)
         }
-        What::Validate(OfArgs { of: Of::Gateway(sources) }) => judged("gateway", sources.load()?.validate()),
+        What::Validate(OfArgs { of: Of::Gateway(sources) }) => {
+            judged("gateway", sources.load()?.validate(), sources.output)
+        }
     }
 }
 
-fn rendered<T: Settings>(settings: &T) -> Result<(), Failure> {
-    let text = render(settings).map_err(|error| Failure::new(1, error.to_string()))?;
-    print(text.trim_end())
+fn rendered<T: Settings>(settings: &T, output: Output) -> Result<(), Failure> {
+    let broken = |error: &dyn Display| Failure::new(1, error.to_string());
+    let text = render(settings).map_err(|error| broken(&error))?;
+    let data = serde_json::to_value(settings).map_err(|error| broken(&error))?;
+    output.show(|| text.trim_end().to_owned(), || data)
 }
 
-fn judged(whose: &str, verdict: Result<(), impl Display>) -> Result<(), Failure> {
+fn judged(whose: &str, verdict: Result<(), impl Display>, output: Output) -> Result<(), Failure> {
     verdict.map_err(|error| Failure::usage(error.to_string()))?;
-    print(format_args!(
-        "these settings can work; `evenkeel {whose}` with the same file, variables and flags uses them"
-    ))
+    output.show(
+        || {
+            format!(
+                "these settings can work; `evenkeel {whose}` with the same file, variables and flags uses them"
+            )
+        },
+        || json!({"valid": true}),
+    )
 }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::connection::Connection;
 use crate::cluster::contexts::{Context, Contexts, file};
-use crate::output::format::Output;
-use crate::output::outcome::{Failure, print};
+use crate::output::format::{Output, PrintArgs};
+use crate::output::outcome::Failure;
 use crate::output::tables::table;
 
 #[derive(Args, Debug)]
@@ -22,17 +22,19 @@ enum What {
     /// Name a cluster: remember the addresses and files of the options given, such as --gateway and --ca
     Add(AddArgs),
     /// Use this cluster from now on, unless --context names another
-    Use {
-        /// Context's name
-        name: String,
-    },
+    Use(NamedArgs),
     /// List the clusters that have names
     List(ListArgs),
     /// Forget a cluster's name
-    Remove {
-        /// Context's name
-        name: String,
-    },
+    Remove(NamedArgs),
+}
+
+#[derive(Args, Debug)]
+struct NamedArgs {
+    /// Context's name
+    name: String,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Args, Debug)]
@@ -45,6 +47,8 @@ struct AddArgs {
     /// Replace one that has this name
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Args, Debug)]
@@ -77,21 +81,30 @@ pub fn run(args: &ContextArgs, connection: &Connection) -> Result<(), Failure> {
             } else {
                 format!("use it with `evenkeel context use {}`", args.name)
             };
-            print(format_args!("context {} is in {}; {then}", args.name, path.display()))
+            args.shown.output.show(
+                || format!("context {} is in {}; {then}", args.name, path.display()),
+                || json!({"name": args.name, "used": used}),
+            )
         }
-        What::Use { name } => {
+        What::Use(NamedArgs { name, shown }) => {
             contexts.find(name)?;
             contexts.current = Some(name.clone());
             contexts.write(&path)?;
-            print(format_args!("commands ask {name} from now on; see `evenkeel status`"))
+            shown.output.show(
+                || format!("commands ask {name} from now on; see `evenkeel status`"),
+                || json!({"name": name, "used": true}),
+            )
         }
         What::List(args) => args.output.show(|| listed(&contexts), || to_json(&contexts)),
-        What::Remove { name } => {
+        What::Remove(NamedArgs { name, shown }) => {
             contexts.find(name)?;
             contexts.contexts.remove(name);
             contexts.current = contexts.current.filter(|current| current != name);
             contexts.write(&path)?;
-            print(format_args!("context {name} is forgotten; `evenkeel context list` shows the others"))
+            shown.output.show(
+                || format!("context {name} is forgotten; `evenkeel context list` shows the others"),
+                || json!({"name": name, "removed": true}),
+            )
         }
     }
 }

@@ -12,6 +12,7 @@ use clap::Args;
 use crate::cluster::cluster_api::ClusterApi;
 use crate::cluster::connection::Connection;
 use crate::commands::drain::{drain_once, state_of};
+use crate::output::format::Output;
 use crate::output::outcome::{EXIT_AUTH, EXIT_UNREACHABLE, EXIT_USAGE, Failure, note};
 
 /// Between two attempts.
@@ -75,7 +76,7 @@ async fn drain_patiently(api: &ClusterApi, broker: u64, drained_by_us: &mut bool
             if !*drained_by_us {
                 *drained_by_us = !state_of(api, broker).await?.is_some_and(|known| known.drained);
             }
-            drain_once(api, broker).await
+            drain_once(api, broker, Output::Table).await.map(drop)
         };
         match attempt.await {
             Ok(()) => return Ok(()),

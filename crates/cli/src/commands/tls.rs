@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::connection::Connection;
 use crate::commands::authority::{Authority, Wanted};
-use crate::output::format::Output;
+use crate::output::format::{Output, PrintArgs};
 use crate::output::outcome::{EXIT_UNHEALTHY, Failure, note, print};
 
 /// How this machine is dialled by itself.
@@ -47,6 +47,8 @@ struct InitArgs {
     /// How long the certificates are valid, such as 90d; the authority is for ten years
     #[arg(long, default_value = "397d", value_name = "DURATION", value_parser = duration)]
     valid_for: Duration,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Args, Debug)]
@@ -68,6 +70,8 @@ struct IssueArgs {
     /// Replace a certificate of this name; processes that use it take the new one up by themselves
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Args, Debug)]
@@ -147,9 +151,7 @@ fn init(args: &InitArgs) -> Result<(), Failure> {
     }
     let wanted = Wanted { name: "operator", hosts: &[], roles: &["operate"], valid_for: args.valid_for };
     made.push(authority.issue(&wanted, false)?);
-    for file in made {
-        print(file.display())?;
-    }
+    args.shown.output.show(|| listed(&made), || json!({"files": made}))?;
     let folder = args.folder.display();
     note(format_args!(
         "every certificate has its key beside it. On each machine: ca.crt and its own two files, named in [tls].\n\
@@ -169,7 +171,13 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         )));
     }
     let wanted = Wanted { name: &args.name, hosts: &args.hosts, roles: &roles, valid_for: args.valid_for };
-    print(Authority::open(&args.folder).issue(&wanted, args.replace)?.display())
+    let made = [Authority::open(&args.folder).issue(&wanted, args.replace)?];
+    args.shown.output.show(|| listed(&made), || json!({"files": made}))
+}
+
+/// One a line.
+fn listed(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join("\n")
 }
 
 async fn inspect(args: &InspectArgs, connection: &Connection) -> Result<(), Failure> {

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use evenkeel_security::{Tokens, hashed};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::json;
 
 use crate::commands::authority::write_new;
-use crate::output::outcome::{Failure, note, print};
+use crate::output::format::PrintArgs;
+use crate::output::outcome::{Failure, note};
 
 const TOKEN_BYTES: usize = 32;
 
@@ -22,6 +24,8 @@ pub struct TokenArgs {
     /// File for the token, readable by its owner only; must not exist yet
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,7 +56,11 @@ pub fn run(args: &TokenArgs) -> Result<(), Failure> {
     }
     write_new(&args.out, &format!("{token}\n"), 0o600)
         .map_err(|error| Failure::usage(format!("--out {file}: {error}; name a file that can be written")))?;
-    print(line)?;
+    let roles: Vec<_> = args.roles.iter().map(|role| role.name()).collect();
+    args.shown.output.show(
+        || line.clone(),
+        || json!({"name": args.name, "roles": roles, "line": line, "file": args.out}),
+    )?;
     note(format_args!(
         "append this line to auth.tokens_file of every gateway and broker; use the token with --token-file {file}"
     ));
@@ -84,6 +92,7 @@ mod tests {
             name: name.to_owned(),
             roles: vec![TokenRole::Write, TokenRole::Operate],
             out: "x".into(),
+            shown: PrintArgs::default(),
         };
         let (token, line) = make(&args("ops")).unwrap();
         assert!(line.starts_with("ops write,operate sha256:") && !line.contains(&token));

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::IsTerminal;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::output::outcome::{Failure, print};
@@ -22,6 +22,14 @@ pub enum Output {
     Yaml,
     /// For programs: JSON, one line for each element
     Ndjson,
+}
+
+/// The flag alone, for commands without flags of their own.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct PrintArgs {
+    /// How to print what came of it
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 impl Output {

@@ -6,11 +6,13 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use crate::cluster::cluster_api::{BrokerState, ClusterApi, Run};
 use crate::cluster::connection::Connection;
 use crate::commands::rebalance::follow::follow;
 use crate::commands::rebalance::report::{hints, run_table};
+use crate::output::format::{Output, PrintArgs};
 use crate::output::outcome::{
     EXIT_ALREADY_ACTIVE, EXIT_NOT_FOUND, EXIT_TRANSFERS_FAILED, EXIT_USAGE, Failure, note, print,
 };
@@ -33,34 +35,45 @@ pub struct DrainArgs {
     /// Try again until the broker leads nothing, at most 15 minutes: replicas that lag catch up meanwhile
     #[arg(long)]
     wait: bool,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 #[derive(Args, Debug)]
 pub struct UndrainArgs {
     /// Broker's node id
     broker: u64,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 pub async fn drain(args: DrainArgs, connection: &Connection) -> Result<(), Failure> {
     let api = connection.cluster_api()?;
     let broker = args.broker;
     let stop = stop_requested()?;
-    tokio::select! {
-        drained = drain_patiently(&api, broker, args.wait) => drained?,
+    let output = args.shown.output;
+    let run = tokio::select! {
+        drained = drain_patiently(&api, broker, args.wait, output) => drained?,
         signal = stop => return Err(Failure::new(1, format!(
             "{signal}: the cluster goes on without this command once it has taken the drain in; see `evenkeel status`, \
              or take it back with `evenkeel undrain {broker}`"
         ))),
-    }
-    print(format_args!(
-        "broker {broker} leads nothing and is kept free of leaderships until `evenkeel undrain {broker}`"
-    ))
+    };
+    output.show(
+        || format!("broker {broker} leads nothing and is kept free of leaderships until `evenkeel undrain {broker}`"),
+        || json!({"nodeId": broker, "drained": true, "leaders": 0, "rebalance": run}),
+    )
 }
 
-async fn drain_patiently(api: &ClusterApi, broker: u64, wait: bool) -> Result<(), Failure> {
+async fn drain_patiently(
+    api: &ClusterApi,
+    broker: u64,
+    wait: bool,
+    output: Output,
+) -> Result<Option<Value>, Failure> {
     let (began, mut pause) = (Instant::now(), ATTEMPT_PAUSE);
     loop {
-        match drain_once(api, broker).await {
+        match drain_once(api, broker, output).await {
             Err(failure)
                 if wait
                     && matches!(failure.code, EXIT_TRANSFERS_FAILED | EXIT_ALREADY_ACTIVE)
@@ -75,10 +88,10 @@ async fn drain_patiently(api: &ClusterApi, broker: u64, wait: bool) -> Result<()
     }
 }
 
-/// Success when the broker leads nothing any more.
-pub async fn drain_once(api: &ClusterApi, broker: u64) -> Result<(), Failure> {
+/// Success when the broker leads nothing any more, with the run that brought it there. People see the run before that.
+pub async fn drain_once(api: &ClusterApi, broker: u64, output: Output) -> Result<Option<Value>, Failure> {
     let mut attempt = 1;
-    let run = loop {
+    let id = loop {
         match api.drain(broker).await {
             Ok(drained) => break drained.rebalance_id,
             // The cluster frees drained brokers by itself, too: then its run is the one to wait for.
@@ -94,19 +107,21 @@ pub async fn drain_once(api: &ClusterApi, broker: u64) -> Result<(), Failure> {
             Err(failure) => return Err(unknown_broker(failure)),
         }
     };
-    let run = match run {
+    let (run, raw) = match id {
         Some(id) => {
-            let (run, _) = follow(api, id, &mut ()).await?;
-            print(run_table(&run))?;
-            for hint in hints(&run) {
-                print(hint)?;
+            let (run, raw) = follow(api, id, &mut ()).await?;
+            if output.is_for_people() {
+                print(run_table(&run))?;
             }
-            run
+            for hint in hints(&run) {
+                if output.is_for_people() { print(hint)? } else { note(hint) }
+            }
+            (run, Some(raw))
         }
-        None => Run::default(),
+        None => (Run::default(), None),
     };
     match leaders_left(api, broker, &run).await? {
-        0 => Ok(()),
+        0 => Ok(raw),
         left => Err(still_leads(broker, left)),
     }
 }
@@ -150,7 +165,10 @@ pub async fn undrain(args: UndrainArgs, connection: &Connection) -> Result<(), F
     let api = connection.cluster_api()?;
     let broker = args.broker;
     api.undrain(broker).await.map_err(unknown_broker)?;
-    print(format_args!("broker {broker} may lead again; its leaderships come back with `evenkeel rebalance`"))
+    args.shown.output.show(
+        || format!("broker {broker} may lead again; its leaderships come back with `evenkeel rebalance`"),
+        || json!({"nodeId": broker, "drained": false}),
+    )
 }
 
 #[cfg(test)]

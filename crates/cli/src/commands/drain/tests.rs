@@ -51,19 +51,21 @@ async fn connection(routes: Router) -> Connection {
 #[tokio::test]
 async fn a_drain_that_leaves_leaderships_exits_with_6_and_waits_when_told_to() {
     let connection = connection(routes(2)).await;
-    let failure = drain(DrainArgs { broker: 1, wait: false }, &connection).await.unwrap_err();
+    let failure = drain(DrainArgs { broker: 1, wait: false, shown: PrintArgs::default() }, &connection)
+        .await
+        .unwrap_err();
     assert_eq!(failure.code, EXIT_TRANSFERS_FAILED);
     assert!(failure.message.contains("still leads 1 partition(s)"), "{failure}");
-    drain(DrainArgs { broker: 1, wait: true }, &connection).await.unwrap();
+    drain(DrainArgs { broker: 1, wait: true, shown: PrintArgs::default() }, &connection).await.unwrap();
     // It leads nothing: no run is needed.
-    drain(DrainArgs { broker: 1, wait: false }, &connection).await.unwrap();
-    undrain(UndrainArgs { broker: 1 }, &connection).await.unwrap();
+    drain(DrainArgs { broker: 1, wait: false, shown: PrintArgs::default() }, &connection).await.unwrap();
+    undrain(UndrainArgs { broker: 1, shown: PrintArgs::default() }, &connection).await.unwrap();
 }
 
 #[tokio::test]
 async fn with_wait_every_attempt_takes_more_away() {
     let connection = connection(routes(3)).await;
-    drain(DrainArgs { broker: 1, wait: true }, &connection).await.unwrap();
+    drain(DrainArgs { broker: 1, wait: true, shown: PrintArgs::default() }, &connection).await.unwrap();
 }
 
 #[tokio::test]
@@ -90,7 +92,11 @@ async fn a_run_that_is_under_way_is_waited_for_only_once_the_broker_is_drained()
             .route("/cluster/v2/brokers/1/drain", put(drain_after_run_4))
             .route("/cluster/v2/rebalance", answer(balance))
             .route("/cluster/v2/rebalance/4", answer(run_4));
-        let drained = drain(DrainArgs { broker: 1, wait: false }, &connection(routes).await).await;
+        let drained = drain(
+            DrainArgs { broker: 1, wait: false, shown: PrintArgs::default() },
+            &connection(routes).await,
+        )
+        .await;
         assert_eq!(drained.err().map(|failure| failure.code), expected);
     }
 }
@@ -98,8 +104,11 @@ async fn a_run_that_is_under_way_is_waited_for_only_once_the_broker_is_drained()
 #[tokio::test]
 async fn an_unknown_broker_is_wrong_usage() {
     let connection = connection(routes(0)).await;
-    let drained = drain(DrainArgs { broker: 9, wait: true }, &connection).await.unwrap_err();
-    let undrained = undrain(UndrainArgs { broker: 9 }, &connection).await.unwrap_err();
+    let drained = drain(DrainArgs { broker: 9, wait: true, shown: PrintArgs::default() }, &connection)
+        .await
+        .unwrap_err();
+    let undrained =
+        undrain(UndrainArgs { broker: 9, shown: PrintArgs::default() }, &connection).await.unwrap_err();
     for failure in [drained, undrained] {
         assert_eq!((failure.code, failure.message.as_str()), (EXIT_USAGE, "broker 9 is not known"));
     }

@@ -21,7 +21,7 @@ use crate::commands::rebalance::progress::Live;
 use crate::commands::rebalance::report::{
     hints, history_table, outcome_sentence, plan_summary, plan_table, run_table,
 };
-use crate::output::format::Output;
+use crate::output::format::{Output, PrintArgs};
 use crate::output::outcome::{EXIT_TRANSFERS_FAILED, Failure, note, print};
 use crate::processes::signals::stop_requested;
 
@@ -67,7 +67,7 @@ enum Part {
     /// Show a run: this one, or else the one under way, or else the last one
     Status(StatusPart),
     /// Stop the run that is under way: transfers that have begun finish
-    Cancel,
+    Cancel(PrintArgs),
     /// Show the runs that the cluster remembers
     History(OutputPart),
     /// Say of each partition why it would move, stay or be skipped, and what would help
@@ -202,13 +202,13 @@ pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Fai
     let api = connection.cluster_api()?;
     match args.part {
         Some(Part::Status(part)) => return show(&api, part.id, part.watch, part.output).await,
-        Some(Part::Cancel) => return cancel(&api).await,
+        Some(Part::Cancel(part)) => return cancel(&api, part.output).await,
         Some(Part::History(part)) => return history(&api, part.output).await,
         Some(Part::Explain(part)) => return explain::run(&part, &api).await,
         None => {}
     }
     if args.cancel {
-        return cancel(&api).await;
+        return cancel(&api, args.output).await;
     }
     if args.history {
         return history(&api, args.output).await;
@@ -227,7 +227,7 @@ pub async fn run(args: RebalanceArgs, connection: &Connection) -> Result<(), Fai
             || json!({"rebalanceId": id}),
         ),
         Some(id) => follow_and_tell(&api, id, args.watch, args.output).await,
-        None => tell("balanced: nothing to move", args.output),
+        None => args.output.show(|| "balanced: nothing to move", || json!({"rebalanceId": null})),
     }
 }
 
@@ -248,11 +248,15 @@ fn tell(text: &str, output: Output) -> Result<(), Failure> {
     }
 }
 
-async fn cancel(api: &ClusterApi) -> Result<(), Failure> {
-    match api.cancel().await? {
-        true => print("the run under way stops: transfers that have begun finish, the others are left"),
-        false => print("no rebalance was under way"),
-    }
+async fn cancel(api: &ClusterApi, output: Output) -> Result<(), Failure> {
+    let was_running = api.cancel().await?;
+    output.show(
+        || match was_running {
+            true => "the run under way stops: transfers that have begun finish, the others are left",
+            false => "no rebalance was under way",
+        },
+        || json!({"wasRunning": was_running}),
+    )
 }
 
 async fn history(api: &ClusterApi, output: Output) -> Result<(), Failure> {

@@ -2,9 +2,11 @@
 
 use clap::Args;
 use evenkeel_client::Condition;
+use serde_json::json;
 
 use crate::cluster::connection::Connection;
-use crate::output::outcome::{Failure, print};
+use crate::output::format::PrintArgs;
+use crate::output::outcome::Failure;
 
 #[derive(Args, Debug)]
 pub struct DeleteArgs {
@@ -13,13 +15,19 @@ pub struct DeleteArgs {
     /// Only when the record has this version
     #[arg(long, value_name = "N")]
     if_version: Option<u64>,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 pub async fn run(args: DeleteArgs, connection: &Connection) -> Result<(), Failure> {
     let condition = args.if_version.map(Condition::VersionEquals);
     let deleted = connection.client().await?.delete(args.key, condition).await?;
-    match deleted.existed {
-        true => print(format_args!("partition {}, position {}", deleted.partition_id, deleted.position)),
-        false => print("there was no such record"),
-    }
+    let (partition, position, existed) = (deleted.partition_id, deleted.position, deleted.existed);
+    args.shown.output.show(
+        || match existed {
+            true => format!("partition {partition}, position {position}"),
+            false => "there was no such record".to_owned(),
+        },
+        || json!({"partition_id": partition, "position": position, "existed": existed}),
+    )
 }

@@ -5,9 +5,11 @@ use std::io::Read;
 use bytes::Bytes;
 use clap::Args;
 use evenkeel_client::Condition;
+use serde_json::json;
 
 use crate::cluster::connection::Connection;
-use crate::output::outcome::{Failure, print};
+use crate::output::format::PrintArgs;
+use crate::output::outcome::Failure;
 
 #[derive(Args, Debug)]
 pub struct PutArgs {
@@ -21,6 +23,8 @@ pub struct PutArgs {
     /// Only when the record has this version
     #[arg(long, value_name = "N")]
     if_version: Option<u64>,
+    #[command(flatten)]
+    shown: PrintArgs,
 }
 
 pub async fn run(args: PutArgs, connection: &Connection) -> Result<(), Failure> {
@@ -39,5 +43,8 @@ pub async fn run(args: PutArgs, connection: &Connection) -> Result<(), Failure> 
         _ => None,
     };
     let put = connection.client().await?.put(args.key, value, condition).await?;
-    print(format_args!("partition {}, position {}, version {}", put.partition_id, put.position, put.version))
+    args.shown.output.show(
+        || format!("partition {}, position {}, version {}", put.partition_id, put.position, put.version),
+        || json!({"partition_id": put.partition_id, "position": put.position, "version": put.version}),
+    )
 }
