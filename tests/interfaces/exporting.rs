@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use evenkeel_security::{AuthOptions, ClusterRole, Security, TlsOptions};
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::Value;
 use toml::Table;
 
-use crate::harness::{Cluster, PATIENT_LEASE, Spec, http, wait_until};
+use crate::harness::{Cluster, PATIENT_LEASE, Secured, Spec, http, wait_until};
 
 /// Of requests to the receiver, every one of this many is refused.
 const REFUSED_EVERY: u64 = 7;
@@ -38,6 +39,25 @@ impl Received {
 
     fn lines(&self) -> Vec<Value> {
         self.lines.lock().clone()
+    }
+}
+
+impl Received {
+    /// The same behind TLS, with the certificate of a gateway of this authority; by name.
+    async fn listen_encrypted(secured: &Secured) -> (Self, String) {
+        let received = Self::default();
+        let routes = axum::Router::new().route("/in", post(take)).with_state(received.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/in", listener.local_addr().unwrap().port());
+        let tls = TlsOptions {
+            certificate_file: secured.path("gateway-0.crt"),
+            key_file: secured.path("gateway-0.key"),
+            ca_file: secured.path("ca.crt"),
+        };
+        let options = evenkeel_security::check(&tls, &AuthOptions::default()).unwrap();
+        let acceptor = Security::load(options, ClusterRole::Gateway).unwrap().http();
+        tokio::spawn(evenkeel_http_server::serve(listener, acceptor, routes, std::future::pending()));
+        (received, url)
     }
 }
 
@@ -285,4 +305,81 @@ async fn what_was_not_kept_long_enough_is_told_as_a_gap() {
     assert!(after < first && first <= last, "{gap}");
     let lost = cluster.scrape_broker(0).await.unwrap().values("evenkeel_exporter_lost_positions_total", &[]);
     assert!(lost.iter().all(|lost| *lost > 0.0) && lost.len() == 2, "{lost:?}");
+}
+
+fn hook(url: &str, ca_file: Option<String>) -> toml::Value {
+    let mut hook = Table::new();
+    hook.insert("name".to_owned(), "hook".into());
+    hook.insert("kind".to_owned(), "http".into());
+    hook.insert("url".to_owned(), url.into());
+    hook.extend(ca_file.map(|file| ("ca_file".to_owned(), file.into())));
+    vec![toml::Value::from(hook)].into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_behind_tls_is_trusted_by_its_authority_alone() {
+    let (secured, other) = (Secured::new().await, Secured::new().await);
+    let (received, url) = Received::listen_encrypted(&secured).await;
+    let start = async |ca_file: String| {
+        let cluster = Cluster::start(Spec::new(1, 1).broker("exporters", hook(&url, Some(ca_file)))).await;
+        cluster.client().put("a", "1", None).await.unwrap();
+        cluster
+    };
+    let cluster = start(other.path("ca.crt")).await;
+    wait_until("exports that fail", async || {
+        let scrape = cluster.scrape_broker(0).await?;
+        let failures = scrape.values("evenkeel_exporter_failures_total", &[("exporter", "hook")]);
+        if failures.iter().any(|failures| *failures > 1.0) { Ok(()) } else { Err(format!("{failures:?}")) }
+    })
+    .await;
+    assert!(received.lines().is_empty());
+    let said = cluster.brokers[0].log();
+    assert!(said.contains("is not of an authority that is trusted here"), "{said}");
+
+    let _cluster = start(secured.path("ca.crt")).await;
+    wait_until("the write over TLS", async || match &received.lines()[..] {
+        [line] if line["key"] == "a" => Ok(()),
+        lines => Err(format!("{lines:?}")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_pause_exports_on_and_what_it_exported_comes_again_after_a_restart() {
+    let (received, url) = Received::listen().await;
+    let spec = Spec::new(1, 1).broker("exporters", hook(&url, None));
+    let mut cluster = Cluster::start(spec).await;
+    let client = cluster.client();
+    let count = |key: &str| received.lines().iter().filter(|line| line["key"] == key).count();
+    let came = async |key: &'static str, times: usize| {
+        wait_until(&format!("{key} to come {times} times"), async || match count(key) {
+            now if now >= times => Ok(()),
+            now => Err(format!("{now}")),
+        })
+        .await;
+    };
+    let post = async |path: &str| http(Method::POST, &cluster.monitoring(path)).await.unwrap();
+    client.put("before", "1", None).await.unwrap();
+    came("before", 1).await;
+    let nonsense = post("/actuator/exporting/pause?soft=perhaps").await;
+    assert_eq!((nonsense.status.as_u16(), &nonsense.json()["reason"]), (400, &"BAD_PARAMETER".into()));
+    assert_eq!(post("/actuator/exporting/pause?soft=true").await.status, 204);
+    client.put("meanwhile", "1", None).await.unwrap();
+    came("meanwhile", 1).await;
+    let phase = async |cluster: &Cluster, expected: &'static str| {
+        wait_until(expected, async || {
+            let shown = replicas(cluster, 0).await?;
+            if shown["1"]["exporterPhase"] == expected { Ok(()) } else { Err(shown.to_string()) }
+        })
+        .await;
+    };
+    phase(&cluster, "SOFT_PAUSED").await;
+
+    cluster.kill(0);
+    cluster.restart(0);
+    came("meanwhile", 2).await;
+    phase(&cluster, "SOFT_PAUSED").await;
+    let resumed = http(Method::POST, &cluster.monitoring("/actuator/exporting/resume")).await.unwrap();
+    assert_eq!(resumed.status, 204);
+    phase(&cluster, "EXPORTING").await;
 }

@@ -39,6 +39,7 @@ use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
 use crate::exporting::Exporting;
+use crate::exporters;
 use crate::handover::{Handover, Purpose};
 use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
@@ -176,6 +177,7 @@ pub async fn run(
     let prometheus = metric_definitions::install()?;
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
     let listener =
+    exporters::check_files(&options.exporters)?;
         listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
     let data = Arc::new(DataDirectory::open(
         &options.data.directory,

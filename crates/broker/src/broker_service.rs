@@ -8,7 +8,7 @@ use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::internal::v1::{broker_server, refused::Reason};
 use evenkeel_protocol::v1;
 use evenkeel_protocol::{COMMAND_BYTES_MAX, NodeId, Position, SYSTEM_GROUP};
-use evenkeel_raft_storage::{ChangesError, Command, PartitionReader};
+use evenkeel_raft_storage::{ChangesError, Command, ExportingPhase, PartitionReader};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -243,7 +243,13 @@ impl broker_server::Broker for BrokerService {
         &self,
         request: Request<pb::SetExportingRequest>,
     ) -> Result<Response<pb::SetExportingResponse>, Status> {
-        let set = self.exporting.set_paused(request.into_inner().paused).await;
+        let pb::SetExportingRequest { paused, soft } = request.into_inner();
+        let phase = match (paused, soft) {
+            (false, _) => ExportingPhase::Exporting,
+            (true, true) => ExportingPhase::SoftPaused,
+            (true, false) => ExportingPhase::Paused,
+        };
+        let set = self.exporting.set(phase).await;
         set.map_err(|error| Status::internal(format!("the data folder cannot be written: {error}")))?;
         Ok(Response::new(pb::SetExportingResponse {}))
     }

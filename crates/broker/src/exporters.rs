@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use evenkeel_raft_storage::{EXPORTER_NAME_BYTES_MAX, EXPORTERS_MAX};
 use http::Uri;
+use http::uri::Scheme;
 use serde::{Deserialize, Serialize};
 
+use crate::http_export::HttpExport;
 use crate::options::{DURATION_MAX, OptionsError};
 
 const KEY: &str = "exporters";
@@ -36,6 +38,9 @@ pub struct ExporterOptions {
     /// HTTP: where to post to.
     #[serde(default)]
     pub url: String,
+    /// HTTP: PEM file with the authorities that an https receiver's certificate may be of.
+    #[serde(default)]
+    pub ca_file: String,
     /// HTTP: an answer that takes longer is none.
     #[serde(default = "request_timeout_default", with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -77,6 +82,18 @@ fn batch_bytes_max_default() -> usize {
     1 << 20
 }
 
+/// Refuses an authority's file that cannot be used, before a broker starts with it.
+pub(crate) fn check_files(exporters: &[ExporterOptions]) -> Result<(), OptionsError> {
+    for exporter in exporters.iter().filter(|exporter| exporter.kind == ExporterKind::Http) {
+        HttpExport::new(exporter).map_err(|error| {
+            let remedy = "name a PEM file with the authority of the receiver's certificate";
+            let problem = format!("of exporter {:?} cannot be used ({error})", exporter.name);
+            refuse(format!("{:?}", exporter.ca_file), problem, remedy)
+        })?;
+    }
+    Ok(())
+}
+
 /// Refuses what cannot work.
 pub(crate) fn check(exporters: &[ExporterOptions]) -> Result<(), OptionsError> {
     if exporters.len() > EXPORTERS_MAX {
@@ -112,15 +129,34 @@ fn check_one(exporter: &ExporterOptions) -> Result<(), OptionsError> {
         ExporterKind::JsonLines if !exporter.url.is_empty() => {
             return Err(refuse("json-lines", of("has a url"), "remove it, or set kind to \"http\""));
         }
+        ExporterKind::JsonLines if !exporter.ca_file.is_empty() => {
+            return Err(refuse("json-lines", of("has a ca_file"), "remove it, or set kind to \"http\""));
+        }
         ExporterKind::Http if !exporter.directory.is_empty() => {
             return Err(refuse("http", of("has a directory"), "remove it, or set kind to \"json-lines\""));
         }
         ExporterKind::Http => {
             let uri: Option<Uri> = exporter.url.parse().ok();
-            let plain = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-            if !plain {
-                let remedy = "write http://HOST:PORT/PATH; for https, a proxy on this machine";
-                return Err(refuse(format!("{:?}", exporter.url), of("is not an http URL"), remedy));
+            let scheme = uri.filter(|uri| uri.host().is_some()).and_then(|uri| uri.scheme().cloned());
+            match scheme.as_ref().map(Scheme::as_str) {
+                Some("https") if exporter.ca_file.is_empty() => {
+                    let remedy = "set ca_file to a PEM file with the authority of its certificate, such as \
+                                  /etc/ssl/certs/ca-certificates.crt";
+                    return Err(refuse(
+                        format!("{:?}", exporter.url),
+                        of("needs to know whom to trust"),
+                        remedy,
+                    ));
+                }
+                Some("http") if !exporter.ca_file.is_empty() => {
+                    let remedy = "write https:// in url, or remove ca_file";
+                    return Err(refuse(format!("{:?}", exporter.url), of("is not encrypted"), remedy));
+                }
+                Some("http" | "https") => {}
+                _ => {
+                    let remedy = "write http://HOST:PORT/PATH or https://HOST/PATH";
+                    return Err(refuse(format!("{:?}", exporter.url), of("is not an http URL"), remedy));
+                }
             }
         }
         ExporterKind::JsonLines => {}
@@ -163,6 +199,8 @@ mod tests {
         let files = "[[exporters]]\nname = \"files\"\nkind = \"json-lines\"\ndirectory = \"exports\"\n";
         let hook = "[[exporters]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://127.0.0.1:8000/in\"\n";
         assert_eq!(parsed(&format!("{files}{hook}")), Ok(()));
+        let secured = format!("{}ca_file = \"ca.crt\"", hook.replace("http:", "https:"));
+        assert_eq!(parsed(&secured), Ok(()));
         let table = [
             (files.replace("files\"", "fi les\""), "exporters = \"fi les\": is not a name; use"),
             (format!("{files}{files}"), "exporters = \"files\": is the name of two exporters; give"),
@@ -176,7 +214,15 @@ mod tests {
             ),
             (
                 hook.replace("http:", "https:"),
-                "exporters = \"https://127.0.0.1:8000/in\": of exporter \"hook\" is not an http URL; write",
+                "exporters = \"https://127.0.0.1:8000/in\": of exporter \"hook\" needs to know whom to trust; set",
+            ),
+            (
+                hook.replace("http:", "ftp:"),
+                "exporters = \"ftp://127.0.0.1:8000/in\": of exporter \"hook\" is not an http URL; write",
+            ),
+            (
+                format!("{hook}ca_file = \"ca.crt\""),
+                "exporters = \"http://127.0.0.1:8000/in\": of exporter \"hook\" is not encrypted; write",
             ),
             (
                 format!("{hook}batch_records_max = 0"),

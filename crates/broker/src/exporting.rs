@@ -8,6 +8,9 @@
 //! when its target stands. The next leader goes on after the position that the log tells: what was exported since that was
 //! written comes again. A sink that fails is tried again after a growing pause, and nothing overtakes what it did not take.
 //!
+//! Paused softly, exporters go on and do not write their positions: what they export meanwhile comes again after the next change
+//! of leader. Resuming writes them.
+//!
 //! Changes are kept for so long only (`data.changes_retained_max`); an exporter that falls behind further jumps to what is
 //! left, and says so: in the log, in `evenkeel_exporter_lost_positions_total`, and in a line to the sink.
 //!
@@ -23,7 +26,8 @@ use std::time::Duration;
 
 use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_protocol::{NodeId, PartitionId, Position};
-use evenkeel_raft_storage::{Changes, ChangesError, Command, DataDirectory, Offload};
+use evenkeel_raft_storage::{Changes, ChangesError, Command, DataDirectory, ExportingPhase, Offload};
+use evenkeel_security::ClientTlsError;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use prost::Message;
@@ -53,6 +57,8 @@ enum ExportError {
     Files(io::Error),
     #[error(transparent)]
     Post(#[from] PostError),
+    #[error(transparent)]
+    Trust(#[from] ClientTlsError),
     #[error("reading changes: {0}")]
     Changes(io::Error),
     #[error("the broker is stopping")]
@@ -68,7 +74,7 @@ struct Inner {
     node: NodeId,
     data: Arc<DataDirectory>,
     offload: Offload,
-    paused: watch::Sender<bool>,
+    phase: watch::Sender<ExportingPhase>,
     /// One change at a time, so that what is remembered and what is done agree.
     changing: tokio::sync::Mutex<()>,
     room: Semaphore,
@@ -93,8 +99,8 @@ impl Exporting {
         data: Arc<DataDirectory>,
         offload: Offload,
     ) -> io::Result<Self> {
-        let paused = data.is_exporting_paused()?;
-        if paused && !exporters.is_empty() {
+        let phase = data.exporting()?;
+        if phase != ExportingPhase::Exporting && !exporters.is_empty() {
             tracing::info!("exporting is paused: POST /actuator/exporting/resume resumes it");
         }
         Ok(Self(Arc::new(Inner {
@@ -102,7 +108,7 @@ impl Exporting {
             node,
             data,
             offload,
-            paused: watch::Sender::new(paused),
+            phase: watch::Sender::new(phase),
             changing: tokio::sync::Mutex::new(()),
             room: Semaphore::new(EXPORTS_MAX),
             reached: Mutex::default(),
@@ -115,12 +121,12 @@ impl Exporting {
     }
 
     /// Pauses or resumes, from now on and durably.
-    pub async fn set_paused(&self, paused: bool) -> io::Result<()> {
+    pub async fn set(&self, phase: ExportingPhase) -> io::Result<()> {
         let _one_at_a_time = self.0.changing.lock().await;
         let data = Arc::clone(&self.0.data);
-        self.0.offload.run(move || data.set_exporting_paused(paused)).await??;
-        tracing::info!(paused, "told whether to export");
-        self.0.paused.send_replace(paused);
+        self.0.offload.run(move || data.set_exporting(phase)).await??;
+        tracing::info!(?phase, "told whether to export");
+        self.0.phase.send_replace(phase);
         Ok(())
     }
 
@@ -137,11 +143,12 @@ impl Exporting {
             (exporter.name.clone(), (position, lag))
         });
         let exporters = exporters.collect();
-        let phase = match (self.is_configured(), leads, *self.0.paused.borrow()) {
+        let phase = match (self.is_configured(), leads, *self.0.phase.borrow()) {
             (false, ..) => None,
             (true, false, _) => Some("CLOSED"),
-            (true, true, true) => Some("PAUSED"),
-            (true, true, false) => Some("EXPORTING"),
+            (true, true, ExportingPhase::Paused) => Some("PAUSED"),
+            (true, true, ExportingPhase::SoftPaused) => Some("SOFT_PAUSED"),
+            (true, true, ExportingPhase::Exporting) => Some("EXPORTING"),
         };
         Exported { phase, exporters }
     }
@@ -151,7 +158,7 @@ impl Exporting {
         if !self.is_configured() {
             return;
         }
-        metric::set_exporting_paused(*self.0.paused.borrow());
+        metric::set_exporting_paused(*self.0.phase.borrow() != ExportingPhase::Exporting);
         for replica in replicas.filter(|replica| is_exported(replica)) {
             for (exporter, (position, lag)) in self.shown(replica).exporters {
                 metric::set_exporter_gauges(
@@ -252,11 +259,15 @@ impl Export<'_> {
     async fn run(&mut self) -> Result<std::convert::Infallible, ExportError> {
         let sink = self.open().await?;
         let mut applied = self.replica.reader.applied();
-        let mut paused = self.all.paused.subscribe();
+        let mut told = self.all.phase.subscribe();
         loop {
-            self.tell_if_due().await;
-            if *paused.borrow_and_update() {
-                let resumed = paused.wait_for(|paused| !paused);
+            let phase = *told.borrow_and_update();
+            let tells = phase != ExportingPhase::SoftPaused;
+            if tells {
+                self.tell_if_due().await;
+            }
+            if phase == ExportingPhase::Paused {
+                let resumed = told.wait_for(|phase| *phase != ExportingPhase::Paused);
                 match self.untold {
                     true => drop(timeout_at(self.due(), resumed).await),
                     false => drop(resumed.await),
@@ -268,8 +279,8 @@ impl Export<'_> {
                 let due = self.due();
                 tokio::select! {
                     changed = applied.changed() => changed.map_err(|_| ExportError::Stopping)?,
-                    _ = paused.changed() => {}
-                    () = sleep_until(due), if self.untold => {}
+                    _ = told.changed() => {}
+                    () = sleep_until(due), if self.untold && tells => {}
                 }
             }
         }
@@ -277,7 +288,7 @@ impl Export<'_> {
 
     async fn open(&self) -> Result<Sink, ExportError> {
         match self.exporter.kind {
-            ExporterKind::Http => Ok(Sink::Http(Box::new(HttpExport::new(self.exporter)))),
+            ExporterKind::Http => Ok(Sink::Http(Box::new(HttpExport::new(self.exporter)?))),
             ExporterKind::JsonLines => {
                 let (options, node, partition) =
                     (self.exporter.clone(), self.all.node, self.replica.partition);

@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use evenkeel_http_server::problem;
 use evenkeel_protocol::SYSTEM_GROUP;
 use evenkeel_protocol::v1::Role;
+use evenkeel_raft_storage::ExportingPhase;
 use serde_json::{Map, Value, json};
 
 use crate::exporting::Exporting;
@@ -30,16 +31,20 @@ pub fn routes<S>(running: Exporters) -> Router<S> {
 }
 
 async fn pause(State(exporters): State<Exporters>, uri: Uri) -> Response {
-    set_paused(&exporters, true, &uri).await
+    match evenkeel_http_server::switch(&uri, "soft") {
+        Ok(true) => set(&exporters, ExportingPhase::SoftPaused, &uri).await,
+        Ok(false) => set(&exporters, ExportingPhase::Paused, &uri).await,
+        Err(refusal) => *refusal,
+    }
 }
 
 async fn resume(State(exporters): State<Exporters>, uri: Uri) -> Response {
-    set_paused(&exporters, false, &uri).await
+    set(&exporters, ExportingPhase::Exporting, &uri).await
 }
 
-async fn set_paused(exporters: &Exporters, paused: bool, uri: &Uri) -> Response {
+async fn set(exporters: &Exporters, phase: ExportingPhase, uri: &Uri) -> Response {
     let Some(running) = exporters.get() else { return starting(uri) };
-    match running.exporting.set_paused(paused).await {
+    match running.exporting.set(phase).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => {
             let detail = format!("the data folder cannot be written: {error}; make room there and ask again");

@@ -337,7 +337,10 @@ fn describe_exporter_metrics() {
         "evenkeel_exporter_lost_positions_total",
         "Positions that the exporter jumped over because their changes were not kept any more."
     );
-    describe_gauge!("evenkeel_exporting_paused", "1 while this broker's exporters are paused, else 0.");
+    describe_gauge!(
+        "evenkeel_exporting_paused",
+        "1 while this broker's exporters are paused, softly or not, else 0."
+    );
 }
 
 fn exporter_labels(partition: u32, exporter: &str) -> Vec<metrics::Label> {

@@ -28,17 +28,19 @@ pub(crate) fn routes() -> Router<HttpState> {
 }
 
 async fn pause(State(state): State<HttpState>, uri: Uri) -> Response {
-    tell_all(&state, true, &uri).await
+    match evenkeel_http_server::switch(&uri, "soft") {
+        Ok(soft) => tell_all(&state, SetExportingRequest { paused: true, soft }, &uri).await,
+        Err(refusal) => *refusal,
+    }
 }
 
 async fn resume(State(state): State<HttpState>, uri: Uri) -> Response {
-    tell_all(&state, false, &uri).await
+    tell_all(&state, SetExportingRequest::default(), &uri).await
 }
 
-async fn tell_all(state: &HttpState, paused: bool, uri: &Uri) -> Response {
+async fn tell_all(state: &HttpState, asked: SetExportingRequest, uri: &Uri) -> Response {
     let links: Vec<_> = state.router.links.all().cloned().collect();
     let told = futures::stream::iter(links).map(|link| async move {
-        let asked = SetExportingRequest { paused };
         let mut client = link.client();
         let failed = match timeout(TELL_TIMEOUT, client.set_exporting(asked)).await {
             Ok(Ok(_)) => return None,
@@ -53,7 +55,7 @@ async fn tell_all(state: &HttpState, paused: bool, uri: &Uri) -> Response {
         return StatusCode::NO_CONTENT.into_response();
     }
     failed.sort();
-    let word = if paused { "paused" } else { "resumed" };
+    let word = if asked.paused { "paused" } else { "resumed" };
     let brokers: Vec<String> = failed.iter().map(|(node, why)| format!("broker {node} ({why})")).collect();
     let detail = format!("exporting is not {word} on {}; ask again when they are there", brokers.join(", "));
     let nodes: Vec<u64> = failed.iter().map(|(node, _)| node.0).collect();

@@ -7,6 +7,7 @@ mod connections;
 mod guarded;
 mod health;
 mod problem;
+mod query;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use connections::{Connection, Connections, PrefaceInTime, Socket, listen};
 pub use guarded::guarded;
 pub use health::Health;
 pub use problem::{Shape, problem, problem_with, with_errors};
+pub use query::switch;
 
 /// Also how long an idle connection is kept.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);

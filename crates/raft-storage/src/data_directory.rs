@@ -6,6 +6,7 @@
 //! | `layout.json` | the brokers and replica sets that the folder was founded with; the broker's own |
 //! | `drained` | there while the broker is to lead nothing |
 //! | `exporting-paused` | there while its exporters are to export nothing |
+//! | `exporting-soft-paused` | there while they are to export, and not to tell how far they are |
 //! | `rebuilding.json` | groups whose replicas here forgot their past and do not count yet |
 //! | `rebuild-unfinished` | there while replicas are made to forget: nothing else may use the folder |
 //! | `reserve` | nothing: room that is given back when the disk is full |
@@ -30,12 +31,25 @@ const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
 const DRAINED_FILE: &str = "drained";
 const EXPORTING_PAUSED_FILE: &str = "exporting-paused";
+const EXPORTING_SOFT_PAUSED_FILE: &str = "exporting-soft-paused";
 const REBUILDING_FILE: &str = "rebuilding.json";
 const UNFINISHED_FILE: &str = "rebuild-unfinished";
 const RESERVE_FILE: &str = "reserve";
 const LOCK_FILE: &str = "lock";
 const LOG_FOLDER: &str = "log";
 const STATE_FOLDER: &str = "state";
+
+/// What a broker's exporters do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExportingPhase {
+    /// They export.
+    #[default]
+    Exporting,
+    /// They export, and do not tell how far they are: whoever leads next exports that again.
+    SoftPaused,
+    /// They export nothing.
+    Paused,
+}
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -234,16 +248,28 @@ impl DataDirectory {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn is_exporting_paused(&self) -> io::Result<bool> {
-        self.path.join(EXPORTING_PAUSED_FILE).try_exists()
+    pub fn exporting(&self) -> io::Result<ExportingPhase> {
+        let is_there = |file| self.path.join(file).try_exists();
+        // Both are there when a change was cut off: the one that exports less is safe.
+        Ok(match (is_there(EXPORTING_PAUSED_FILE)?, is_there(EXPORTING_SOFT_PAUSED_FILE)?) {
+            (true, _) => ExportingPhase::Paused,
+            (false, true) => ExportingPhase::SoftPaused,
+            (false, false) => ExportingPhase::Exporting,
+        })
     }
 
     /// Remembers, durably, whether the broker's exporters are paused.
     ///
     /// # Errors
     /// When the folder cannot be written; what was remembered before may or may not hold.
-    pub fn set_exporting_paused(&self, paused: bool) -> io::Result<()> {
-        set_flag(&self.path, EXPORTING_PAUSED_FILE, paused)
+    pub fn set_exporting(&self, phase: ExportingPhase) -> io::Result<()> {
+        // The new one is there before the old one goes.
+        let soft = phase == ExportingPhase::SoftPaused;
+        if soft {
+            set_flag(&self.path, EXPORTING_SOFT_PAUSED_FILE, true)?;
+        }
+        set_flag(&self.path, EXPORTING_PAUSED_FILE, phase == ExportingPhase::Paused)?;
+        if soft { Ok(()) } else { set_flag(&self.path, EXPORTING_SOFT_PAUSED_FILE, false) }
     }
 
     /// The groups whose replicas here forgot their past and must not count before they know again what they did.

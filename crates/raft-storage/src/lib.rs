@@ -33,7 +33,7 @@ mod state_store;
 pub mod types;
 mod write_behind;
 
-pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace};
+pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace, ExportingPhase};
 pub use exported::{EXPORTER_NAME_BYTES_MAX, EXPORTERS_MAX};
 pub use log::{
     Affected, CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog,

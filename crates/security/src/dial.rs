@@ -185,6 +185,19 @@ impl ClientTls {
         Ok(Self { config })
     }
 
+    /// Without a certificate of its own, for a setting.
+    ///
+    /// # Errors
+    /// When the file has no certificates; `key` names the setting.
+    pub fn trusting(key: &'static str, authority: &Path) -> Result<Self, ClientTlsError> {
+        let (roots, _) = read_authority(key, authority)?;
+        let config = client_config(roots, None, ALPN_HTTP1).map_err(|error| {
+            let remedy = "name a PEM file with certificates of authorities";
+            crate::options::refuse(key, authority, format!("cannot be used ({error})"), remedy)
+        })?;
+        Ok(Self { config })
+    }
+
     /// For gRPC.
     #[must_use]
     pub fn grpc(&self) -> Dialer {
