@@ -12,4 +12,5 @@ mod harness;
 mod http_records;
 mod openapi;
 mod python;
+mod traces;
 mod zeebe_client;

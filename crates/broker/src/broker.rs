@@ -21,6 +21,7 @@ use evenkeel_raft_storage::{
 use evenkeel_raft_storage::{GroupLog, TypeConfig};
 use evenkeel_security::{ClusterRole, GrpcGuard, Guard, Need, Security};
 use evenkeel_supervision::Progress;
+use evenkeel_traces::TraceLayer;
 use futures::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
@@ -38,8 +39,8 @@ use crate::distribution::{Distribution, Replica as Member};
 use crate::drained::Drained;
 use crate::election::{ElectionTimes, Order};
 use crate::elector::Elector;
-use crate::exporting::Exporting;
 use crate::exporters;
+use crate::exporting::Exporting;
 use crate::handover::{Handover, Purpose};
 use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
@@ -99,6 +100,8 @@ pub enum BrokerError {
     TooFewPeers { partition: u32 },
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
+    #[error(transparent)]
+    Traces(#[from] evenkeel_traces::StartError),
     #[error("data.directory = {directory}: which replicas are being rebuilt cannot be read ({source})")]
     ReadRebuilding { directory: String, source: std::io::Error },
     #[error(transparent)]
@@ -174,10 +177,10 @@ pub async fn run(
     let validated = options.validate()?;
     let security =
         Security::load(validated.security.clone(), ClusterRole::Broker).map_err(OptionsError::from)?;
+    exporters::check_files(&options.exporters)?;
     let prometheus = metric_definitions::install()?;
     let grpc = listen("network.port", &options.network.host, options.network.port).await?;
     let listener =
-    exporters::check_files(&options.exporters)?;
         listen("network.monitoring_port", &options.network.host, options.network.monitoring_port).await?;
     let data = Arc::new(DataDirectory::open(
         &options.data.directory,
@@ -196,12 +199,22 @@ pub async fn run(
         progress.clone(),
         options.transfer.lag_bytes_max,
     );
+    let service = evenkeel_traces::Service {
+        name: "evenkeel-broker",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: options.cluster.node_id.to_string(),
+    };
+    // A broker traces what gateways do, and begins no traces.
+    evenkeel_traces::start(&options.traces, 0.0, service)?;
     let (log, store) = open_storage(&options, &validated, &data).await?;
     let incoming = Connections::new(grpc, CONNECTIONS_MAX).http2(security.peers());
     let secured = security.dialer();
     let (offload, dialer) = (Offload::Threads, Dialer::new(move |endpoint| secured.channel(&endpoint)));
     let surroundings = Surroundings { log, store, data, offload, dialer, incoming };
-    serve(options, surroundings, Some(monitoring), security, progress, |_| {}, shutdown).await
+    let served = serve(options, surroundings, Some(monitoring), security, progress, |_| {}, shutdown).await;
+    // What it waits for is another thread of this process; its only failure would be a panic there.
+    let _ = tokio::task::spawn_blocking(evenkeel_traces::finish).await;
+    served
 }
 
 /// Runs a broker without monitoring port on what it is given, and tells `started` how to look inside.
@@ -680,6 +693,12 @@ fn need(path: &str) -> Need {
     if path.starts_with("/evenkeel.internal.v1.Raft/") { Need::Broker } else { Need::Nothing }
 }
 
+/// What gateways' reads are called in traces; writes are named by their commands, and the rest is for no request.
+fn trace_name(_: &http::Method, uri: &http::Uri, _: &http::Extensions) -> Option<String> {
+    let call = uri.path().strip_prefix("/evenkeel.internal.v1.Broker/")?;
+    ["Get", "List"].contains(&call).then(|| format!("evenkeel.internal.v1.Broker/{call}"))
+}
+
 /// Without a port there is nothing to serve until `stop`.
 async fn serve_monitoring(port: Option<MonitoringPort>, mut stop: Stop) {
     match port {
@@ -717,6 +736,7 @@ where
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .layer(TraceLayer::new(trace_name))
         .layer(GrpcGuard::new(guard, need))
         .add_service(InterceptedService::new(raft, wire_version::check))
         .add_service(InterceptedService::new(broker, wire_version::check))

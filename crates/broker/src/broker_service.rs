@@ -22,6 +22,7 @@ use crate::leadership::Tenure;
 use crate::replica::{Answer, ReadRefusal, Replica};
 use crate::replicas::Replicas;
 use crate::status::{Published, StatusHub};
+use crate::write_spans::LeaderSpans;
 
 /// Answers waiting for one gateway's connection.
 const RESULTS_MAX: usize = 16_384;
@@ -343,6 +344,7 @@ impl Writer {
         if tags.is_empty() {
             return;
         }
+        let mut spans = LeaderSpans::begin(partition, &mut commands);
         let (replica, results) = (replica.clone(), self.results.clone());
         tokio::spawn(async move {
             let _permits = permits;
@@ -354,6 +356,7 @@ impl Writer {
             let forward = async {
                 for _ in 0..tags.len() {
                     let Some((i, answer)) = answered.recv().await else { return };
+                    spans.answered(i, &answer);
                     if results.send(result(tags[i], answer)).await.is_err() {
                         return;
                     }

@@ -42,6 +42,7 @@ pub mod step_down;
 mod stop;
 pub mod transfer;
 mod wire;
+mod write_spans;
 
 pub use broker::{BrokerError, Surroundings, rebuild, run, run_on};
 pub use evenkeel_raft_storage::{Affected, Forgotten};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use evenkeel_protocol::{NodeId, PartitionId, Priority};
 use evenkeel_security::{AuthOptions, Checked, TlsOptions};
 use evenkeel_settings::Settings;
+use evenkeel_traces::TracesOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::distribution::{Distribution, DistributionError, FixedPartition};
@@ -47,6 +48,8 @@ pub struct Options {
     pub partitioning: PartitioningOptions,
     /// Where committed records are pushed to.
     pub exporters: Vec<ExporterOptions>,
+    /// Where spans of traced requests are sent to.
+    pub traces: TracesOptions,
 }
 
 /// Who belongs to the cluster and which of them this is.
@@ -312,6 +315,10 @@ impl Settings for Options {
             "Where leaders push committed records: { name = \"files\", kind = \"json-lines\", directory = \"exports\" } or \
              { name = \"hook\", kind = \"http\", url = \"http://HOST:PORT/PATH\" }; the same on all brokers",
         ),
+        (
+            "traces.endpoint",
+            "http://HOST:PORT of an OpenTelemetry collector's OTLP port for gRPC; empty for no traces",
+        ),
     ];
 
     const TABLE_LISTS: &'static [&'static str] = &["partitioning.fixed", "exporters"];
@@ -338,6 +345,9 @@ pub enum OptionsError {
     /// Certificates, keys and tokens.
     #[error(transparent)]
     Security(#[from] evenkeel_security::OptionsError),
+    /// Where traces go.
+    #[error(transparent)]
+    Traces(#[from] evenkeel_traces::OptionsError),
 }
 
 /// Where a broker is reached.
@@ -396,6 +406,7 @@ impl Options {
             return Err(refuse("data.directory", "\"\"", "is empty", "name the folder to store in"));
         }
         exporters::check(&self.exporters)?;
+        evenkeel_traces::check_endpoint(&self.traces)?;
         self.check_numbers()?;
         self.check_durations()?;
         let distribution = self.distribution(&brokers)?;

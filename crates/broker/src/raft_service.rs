@@ -19,6 +19,7 @@ use crate::disk_room::{DiskRoom, Room};
 use crate::network::OUTSTANDING_MAX;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
+use crate::write_spans::FollowerSpans;
 use crate::{pulse, rebuilding, snapshot_transfer, wire};
 
 /// Results waiting for the connection. A full queue slows the reading of requests down, which is the bound.
@@ -162,6 +163,12 @@ impl raft_server::Raft for RaftService {
     }
 }
 
+/// A replication stream that a leader opened.
+struct OpenStream {
+    queue: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    spans: FollowerSpans,
+}
+
 /// One peer's exchange, as it arrives.
 struct Receiver {
     replicas: Replicas,
@@ -171,7 +178,7 @@ struct Receiver {
     /// The broker at the other end, once it has shown a pulse.
     heard: Option<NodeId>,
     /// Open replication streams: (group, stream) to the queue that openraft reads.
-    streams: HashMap<(u32, u64), mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
+    streams: HashMap<(u32, u64), OpenStream>,
 }
 
 impl Drop for Receiver {
@@ -239,17 +246,19 @@ impl Receiver {
             self.streams.remove(&key);
             return Some(unavailable(group, stream, refusal));
         }
-        let queue = self.streams.entry(key).or_insert_with(|| {
-            let (tx, rx) = mpsc::channel(OUTSTANDING_MAX + 1);
+        let OpenStream { queue, spans } = self.streams.entry(key).or_insert_with(|| {
+            let (queue, rx) = mpsc::channel(OUTSTANDING_MAX + 1);
+            let spans = FollowerSpans::default();
             tokio::spawn(serve_stream(
                 replica.clone(),
                 self.replicas.clone(),
                 stream,
-                rx,
+                (rx, spans.clone()),
                 self.results.clone(),
             ));
-            tx
+            OpenStream { queue, spans }
         });
+        spans.arrived(group, &request);
         match queue.try_send(request) {
             // A stream that ended with an error has said so; what was still under way gets no answer.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
@@ -266,7 +275,7 @@ async fn serve_stream(
     replica: Arc<Replica>,
     replicas: Replicas,
     stream: u64,
-    requests: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
+    (requests, spans): (mpsc::Receiver<AppendEntriesRequest<TypeConfig>>, FollowerSpans),
     results: mpsc::Sender<pb::AppendResult>,
 ) {
     let group = replica.partition.0;
@@ -275,6 +284,7 @@ async fn serve_stream(
         let result = match answer {
             Ok(answer) => {
                 heard_if_accepted(&replicas, &replica, &answer);
+                spans.durable(answer.as_ref().ok().map(|durable| durable.map_or(0, |id| id.index)));
                 let closed = answer.is_err();
                 pb::AppendResult { group, stream, closed, result: Some(wire::append_result_to_wire(&answer)) }
             }

@@ -42,6 +42,9 @@ impl Inner {
             if let Some(token) = &self.options.token {
                 request.metadata_mut().insert("authorization", token.header().clone());
             }
+            if let Some(traceparent) = &self.options.traceparent {
+                request.metadata_mut().insert("traceparent", traceparent.clone());
+            }
             let result = tokio::time::timeout(patience, send(self.gateways.channel(route), request)).await;
             let status = match result {
                 Ok(Ok(response)) => {

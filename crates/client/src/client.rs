@@ -14,6 +14,7 @@ use evenkeel_protocol::v1::{
     TopologyResponse,
 };
 use evenkeel_security::ClientTls;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use crate::credentials::Token;
@@ -36,6 +37,8 @@ pub struct Options {
     pub tls: Option<ClientTls>,
     /// Sent with every call.
     pub token: Option<Token>,
+    /// W3C's `traceparent`, sent with every call: the trace that they are part of.
+    pub traceparent: Option<MetadataValue<Ascii>>,
     /// HTTP/2 connections to each gateway; more than one helps from some 32 concurrent calls on.
     pub connections_per_gateway: usize,
     /// Deadline of a call with all its retries.
@@ -55,6 +58,7 @@ impl Options {
             gateways: gateways.into_iter().map(Into::into).collect(),
             tls: None,
             token: None,
+            traceparent: None,
             connections_per_gateway: 1,
             call_timeout: Duration::from_secs(15),
             attempt_timeout: Duration::from_secs(2),

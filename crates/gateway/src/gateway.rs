@@ -11,6 +11,7 @@ use evenkeel_protocol::v1::records_server::{Records, RecordsServer};
 use evenkeel_protocol::{Dialer, FILE_DESCRIPTOR_SET};
 use evenkeel_security::{ClusterRole, GrpcGuard, Security};
 use evenkeel_supervision::Progress;
+use evenkeel_traces::TraceLayer;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,7 @@ use crate::system_store::SystemStore;
 use crate::topology::{SharedTopology, Topology};
 use crate::topology_feed;
 use crate::topology_stream_http::TopologyStreams;
+use crate::trace_names;
 use crate::watchers::Watchers;
 use crate::writes::Router;
 
@@ -91,6 +93,9 @@ pub enum GatewayError {
     /// Metrics cannot be recorded.
     #[error(transparent)]
     Recorder(#[from] RecorderError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] evenkeel_traces::StartError),
     /// gRPC reflection could not be built from the compiled descriptors.
     #[error("gRPC reflection: {0}; this build is broken, report it")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -138,7 +143,17 @@ pub async fn run(
 ) -> Result<(), GatewayError> {
     let mut gateway = Gateway::bind(options).await?;
     gateway.progress = progress;
-    gateway.serve(shutdown).await
+    let traces = &gateway.options.traces;
+    let service = evenkeel_traces::Service {
+        name: "evenkeel-gateway",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: gateway.addresses.grpc.to_string(),
+    };
+    evenkeel_traces::start(&traces.destination(), traces.sample_ratio, service)?;
+    let served = gateway.serve(shutdown).await;
+    // What it waits for is another thread of this process; its only failure would be a panic there.
+    let _ = tokio::task::spawn_blocking(evenkeel_traces::finish).await;
+    served
 }
 
 impl Gateway {
@@ -217,6 +232,7 @@ impl Gateway {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+            .layer(TraceLayer::new(trace_names::grpc))
             .layer(GrpcGuard::new(security.guard(), access::grpc_need).with_admissions(access::stays_open))
             .add_service(health_service)
             .add_service(reflection)

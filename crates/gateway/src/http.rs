@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use evenkeel_http_server::with_errors;
 use evenkeel_supervision::Progress;
+use evenkeel_traces::TraceLayer;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ use crate::records_http::{self, RecordsHttp};
 use crate::topology::SharedTopology;
 use crate::topology_stream_http::{self, TopologyStreams};
 use crate::topology_views;
+use crate::trace_names;
 use crate::writes::Router as RecordsRouter;
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -70,7 +72,10 @@ pub(crate) fn api_routes(state: HttpState) -> Router {
         .merge(openapi::routes())
         .merge(records_http::routes(state.records.clone()))
         .merge(esc_http::routes(state.ownership.clone()));
-    with_errors(routes, unhandled).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
+    with_errors(routes, unhandled)
+        .layer(from_fn_with_state(audit, audit_http::record))
+        .layer(TraceLayer::new(trace_names::http))
+        .with_state(state)
 }
 
 /// Routes of the monitoring port.
@@ -82,7 +87,10 @@ pub(crate) fn monitoring_routes(state: HttpState) -> Router {
         .route("/actuator/prometheus", get(prometheus))
         .route("/metrics", get(prometheus))
         .merge(health_http::routes());
-    with_errors(routes, problem).layer(from_fn_with_state(audit, audit_http::record)).with_state(state)
+    with_errors(routes, problem)
+        .layer(from_fn_with_state(audit, audit_http::record))
+        .layer(TraceLayer::new(trace_names::http))
+        .with_state(state)
 }
 
 /// What a response says went wrong, for the audit.

@@ -66,6 +66,7 @@ mod topology_feed;
 mod topology_stream_http;
 mod topology_views;
 mod topology_watch;
+mod trace_names;
 mod watch;
 mod watch_delivery;
 mod watchers;

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::reads::Answer;
+use crate::reads::{Answer, traced};
 use crate::refusals::Refusal;
 use crate::writes::Router;
 
@@ -67,7 +67,7 @@ pub(crate) async fn page(
                 let call = router.read(partition, stale, deadline, |mut client| {
                     let ask = ask.clone();
                     async move {
-                        Ok(match client.list(ask).await?.into_inner().result {
+                        Ok(match client.list(traced(ask)).await?.into_inner().result {
                             Some(broker_list_response::Result::Page(page)) => Answer::Value(page),
                             Some(broker_list_response::Result::NotLeader(not)) => Answer::NotLeader(not),
                             Some(broker_list_response::Result::Refused(refused)) => Answer::Refused(refused),

@@ -11,6 +11,7 @@ use croner::errors::CronError;
 use evenkeel_protocol::NodeId;
 use evenkeel_security::{AuthOptions, Checked, TlsOptions};
 use evenkeel_settings::Settings;
+use evenkeel_traces::TracesOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::planner::Policy;
@@ -43,6 +44,8 @@ pub struct Options {
     pub limits: LimitOptions,
     /// Rebalancing without being asked.
     pub rebalance: RebalanceOptions,
+    /// Where spans of traced requests are sent to, and which requests are traced.
+    pub traces: SampledTracesOptions,
 }
 
 /// Where the brokers are.
@@ -176,6 +179,28 @@ impl Default for RebalanceOptions {
     }
 }
 
+/// Traces, where they begin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampledTracesOptions {
+    /// `http://HOST:PORT` of a collector's OTLP port for gRPC; empty for no traces.
+    pub endpoint: String,
+    /// The share of requests without a trace of their own that are traced.
+    pub sample_ratio: f64,
+}
+
+impl Default for SampledTracesOptions {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample_ratio: 0.01 }
+    }
+}
+
+impl SampledTracesOptions {
+    pub(crate) fn destination(&self) -> TracesOptions {
+        TracesOptions { endpoint: self.endpoint.clone() }
+    }
+}
+
 impl RebalanceOptions {
     /// The times of `schedule`.
     ///
@@ -281,6 +306,14 @@ impl Settings for Options {
         ("rebalance.idle_window", "How long it must have been idle before leadership is moved"),
         ("rebalance.interval", "How often when-idle looks whether something should be moved"),
         ("rebalance.cool_down", "How long a partition that was moved is left alone"),
+        (
+            "traces.endpoint",
+            "http://HOST:PORT of an OpenTelemetry collector's OTLP port for gRPC; empty for no traces",
+        ),
+        (
+            "traces.sample_ratio",
+            "Share of the requests without a traceparent that are traced, 0 to 1; callers decide about theirs",
+        ),
     ];
 }
 
@@ -327,6 +360,13 @@ impl From<evenkeel_security::OptionsError> for OptionsError {
     }
 }
 
+impl From<evenkeel_traces::OptionsError> for OptionsError {
+    fn from(error: evenkeel_traces::OptionsError) -> Self {
+        let evenkeel_traces::OptionsError { key, value, problem, remedy } = error;
+        Self { key, value, problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
 impl Options {
     /// TLS and authentication, checked.
     ///
@@ -345,6 +385,8 @@ impl Options {
     pub fn validate(&self) -> Result<(), OptionsError> {
         self.contacts()?;
         self.rebalance.validate()?;
+        evenkeel_traces::check_endpoint(&self.traces.destination())?;
+        evenkeel_traces::check_ratio(self.traces.sample_ratio)?;
         let network = &self.network;
         if network.host.is_empty() {
             return Err(refuse("network.host", "\"\"", "is empty", "give an address, such as 127.0.0.1"));

@@ -10,7 +10,7 @@ use evenkeel_protocol::{NodeId, PartitionId};
 use rand::seq::SliceRandom;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::metric_definitions;
 use crate::refusals::Refusal;
@@ -20,6 +20,15 @@ use crate::writes::{Router, sheds};
 
 /// A broker that has not answered a read by then is asked again, or another one is: reads change nothing.
 const READ_ATTEMPT_MAX: Duration = Duration::from_secs(1);
+
+/// What is asked of a broker, as part of the trace at hand.
+pub(crate) fn traced<T>(ask: T) -> Request<T> {
+    let mut request = Request::new(ask);
+    if let Some(trace) = evenkeel_traces::current().and_then(|trace| trace.to_string().parse().ok()) {
+        request.metadata_mut().insert(evenkeel_traces::TRACEPARENT, trace);
+    }
+    request
+}
 
 /// What a broker says to a read.
 pub(crate) enum Answer<T> {
@@ -64,6 +73,7 @@ impl Router {
                 return Err(gave_up(partition, setback));
             }
             metric_definitions::replays(setback.reason()).increment(1);
+            evenkeel_traces::event("replayed", setback.reason());
             if !candidates.is_empty() {
                 continue;
             }

@@ -24,7 +24,7 @@ use crate::intake::Gatekeeper;
 use crate::limits::key_of;
 use crate::metric_definitions::MethodMetrics;
 use crate::options::{Limits, Options};
-use crate::reads::Answer;
+use crate::reads::{Answer, traced};
 use crate::refusals::Refusal;
 use crate::streamed_writes::StreamedAnswers;
 use crate::watchers::Watchers;
@@ -214,7 +214,7 @@ impl Records for RecordsService {
             let found = self.router.read(partition, stale, deadline, |mut client| {
                 let ask = ask.clone();
                 async move {
-                    Ok(match client.get(ask).await?.into_inner().result {
+                    Ok(match client.get(traced(ask)).await?.into_inner().result {
                         Some(broker_get_response::Result::Found(found)) => Answer::Value(found),
                         Some(broker_get_response::Result::NotLeader(not)) => Answer::NotLeader(not),
                         Some(broker_get_response::Result::Refused(refused)) => Answer::Refused(refused),

@@ -21,6 +21,7 @@ use evenkeel_protocol::v1::{
 };
 use evenkeel_protocol::{NodeId, PartitionId};
 use evenkeel_security::Admission;
+use evenkeel_traces::{Kind, Span, begin};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
@@ -66,6 +67,7 @@ struct Sent {
     command: Bytes,
     at: Instant,
     deadline: Instant,
+    span: Span,
 }
 
 impl Sent {
@@ -194,8 +196,12 @@ where
         let room = self.router.admit()?;
         let id = request_id.unwrap_or_else(|| self.router.lanes.take().id());
         let count = operations.len();
-        let command =
-            Bytes::from(Command { request_id: Some(id), operations, ..Command::default() }.encode_to_vec());
+        // A stream has no end, so each of its writes is a trace by itself.
+        let mut span = begin(|| "evenkeel.v1.Records/WriteStream write".to_owned(), Kind::Server, None);
+        span.set("evenkeel.partition", partition.0);
+        let trace = evenkeel_traces::command::field(span.context()).into();
+        let command = Command { request_id: Some(id), operations, trace, ..Command::default() };
+        let command = Bytes::from(command.encode_to_vec());
         if !self.router.under_way.add(command.len()) {
             return Err(Refusal::BytesInFlightFull { bytes_max: self.router.under_way.bytes_max });
         }
@@ -213,6 +219,7 @@ where
             command,
             at: now,
             deadline: now + self.router.park_timeout,
+            span,
         };
         let (leader, seen) = topology
             .partition(partition)
@@ -302,7 +309,10 @@ where
         }
     }
 
-    fn end(&mut self, sent: Sent, outcome: Outcome) {
+    fn end(&mut self, mut sent: Sent, outcome: Outcome) {
+        if let Err(refusal) = &outcome {
+            sent.span.fail(|| refusal.to_string());
+        }
         self.bytes -= sent.command.len();
         self.router.under_way.give_back(sent.command.len());
         drop(self.room.as_mut().and_then(|room| room.split(1)));

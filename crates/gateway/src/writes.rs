@@ -117,8 +117,10 @@ impl Router {
                 (lane.id(), Some(lane))
             }
         };
-        let command =
-            Bytes::from(Command { request_id: Some(id), operations, ..Default::default() }.encode_to_vec());
+        let trace = evenkeel_traces::command::field(evenkeel_traces::current()).into();
+        let command = Command { request_id: Some(id), operations, trace, ..Default::default() };
+        let command = Bytes::from(command.encode_to_vec());
+        evenkeel_traces::note("evenkeel.partition", partition.0);
         let _bytes = self
             .under_way
             .take(command.len())
@@ -176,6 +178,7 @@ impl Router {
                 return Err(if replay.outcome_unknown() { in_doubt } else { written_not });
             }
             metric_definitions::replays(setback.reason()).increment(1);
+            evenkeel_traces::event("replayed", setback.reason());
             let Next::Wait(pause) = next else { continue };
             if parked.is_none() {
                 parked = self.park(command.len());

@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::ArgPredicate;
 use evenkeel_client::{Client, ClientTls, Options, Token};
 use evenkeel_security::read_secret;
+use evenkeel_traces::TraceContext;
 
 use crate::cluster::cluster_api::ClusterApi;
 use crate::cluster::http::Http;
@@ -79,6 +80,7 @@ impl Connection {
         options.connections_per_gateway = concurrency.div_ceil(CALLS_PER_CONNECTION);
         options.tls = self.tls()?;
         options.token = self.token()?;
+        options.traceparent = traceparent().and_then(|given| given.to_string().parse().ok());
         Ok(Client::connect_with(options).await?)
     }
 
@@ -130,6 +132,11 @@ impl Connection {
     fn token(&self) -> Result<Option<Token>, Failure> {
         self.token_file.as_deref().map(read_token).transpose()
     }
+}
+
+/// The trace that a caller has put this command into, in the variable that OpenTelemetry's programs use for that.
+pub fn traceparent() -> Option<TraceContext> {
+    TraceContext::parse(&std::env::var("TRACEPARENT").ok()?)
 }
 
 fn read_token(path: &Path) -> Result<Token, Failure> {

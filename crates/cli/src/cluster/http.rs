@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evenkeel_client::{ClientTls, Token};
 use evenkeel_security::{Dialer, is_loopback, tls_problem};
+use evenkeel_traces::TRACEPARENT;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -13,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use crate::cluster::connection::traceparent;
 use crate::output::outcome::{EXIT_AUTH, EXIT_TIMED_OUT, EXIT_UNREACHABLE, Failure};
 
 /// A drain, the slowest request, is answered within 15 seconds.
@@ -119,6 +121,9 @@ impl Http {
         let mut request = Request::builder().method(method).uri(url);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(traceparent) = traceparent() {
+            request = request.header(TRACEPARENT, traceparent.to_string());
         }
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
