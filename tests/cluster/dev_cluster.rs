@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::{Process, wait_until};
 
 /// The first JSON object in the output, once it is there.
-async fn announcement(dev: &mut Process) -> Value {
+pub async fn announcement(dev: &mut Process) -> Value {
     wait_until("dev's announcement", async || {
         assert!(dev.is_running(), "{}", dev.log());
         let log = dev.log();

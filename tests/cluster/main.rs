@@ -11,6 +11,7 @@ mod chaos;
 mod commands;
 mod connections;
 mod dev_cluster;
+mod documents;
 mod draining;
 mod failing_sync;
 mod failover;

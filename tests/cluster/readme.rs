@@ -17,6 +17,11 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// A page by its path from the root of the repository.
+pub fn page_text(path: &str) -> String {
+    page(path).text
+}
+
 fn page(path: impl Into<PathBuf>) -> Page {
     let path = path.into();
     let text = std::fs::read_to_string(root().join(&path)).unwrap();
@@ -38,7 +43,7 @@ fn documents() -> Vec<Page> {
 }
 
 /// A page's prose, and its code blocks with their language in the first line, in turn.
-fn parts(text: &str) -> impl Iterator<Item = (bool, &str)> {
+pub fn parts(text: &str) -> impl Iterator<Item = (bool, &str)> {
     text.split("```").enumerate().map(|(i, part)| (i % 2 == 1, part))
 }
 

@@ -1,9 +1,11 @@
 //! Whether a broker may be restarted: brokers and gateways agree, and change their minds with the cluster.
 
+use std::path::Path;
+
 use http::Method;
 use serde_json::Value;
 
-use crate::harness::{Cluster, Spec, http, wait_until};
+use crate::harness::{Cluster, PATIENT_LEASE, Process, Spec, http, reserve_ports, wait_until};
 
 fn of_broker(cluster: &Cluster, node: usize) -> String {
     format!("http://127.0.0.1:{}/actuator/restart-risk", cluster.ports.brokers[node].1)
@@ -65,6 +67,45 @@ async fn while_one_broker_is_away_no_other_may_be_restarted() {
     until(&of_gateway(&cluster, 2), "recovered", true).await;
     until(&of_gateway(&cluster, 0), "safe", true).await;
     until(&of_broker(&cluster, 0), "safe", true).await;
+}
+
+/// `evenkeel pre-stop` of broker 1 with these addresses, under way.
+fn pre_stop(folder: &Path, name: &str, addresses: [(&str, String); 2]) -> Process {
+    let options = addresses.into_iter().flat_map(|(option, url)| [option.to_owned(), url]);
+    let words = ["pre-stop", "--broker", "1", "--for-at-most", "10m"].map(str::to_owned);
+    Process::start(name, words.into_iter().chain(options), &folder.join(format!("{name}.log")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_about_to_stop_waits_for_the_one_that_was_restarted_before_with_a_gateway_or_without() {
+    let mut cluster = Cluster::start_balanced(Spec::new(3, 3).broker("raft.lease", PATIENT_LEASE)).await;
+    cluster.kill(2);
+    until(&of_broker(&cluster, 1), "safe", false).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let [nobody] = reserve_ports().map(|port| format!("http://127.0.0.1:{port}"));
+    let itself = format!("http://127.0.0.1:{}", cluster.ports.brokers[1].1);
+    let gateway = cluster.api("");
+    let by_gateway = [("--api", gateway), ("--broker-monitoring", nobody.clone())];
+    let by_itself = [("--api", nobody), ("--broker-monitoring", itself)];
+    let mut waiting = [("gateway", by_gateway), ("itself", by_itself)]
+        .map(|(name, addresses)| pre_stop(folder.path(), name, addresses));
+    for process in &mut waiting {
+        wait_until(&format!("{} to tell that it waits", process.name), async || {
+            assert!(process.is_running(), "{}", process.log());
+            let log = process.log();
+            if log.contains("broker 1 is not safe to restart") { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+    cluster.restart(2);
+    for process in &mut waiting {
+        assert_eq!(process.ended().await.code(), Some(0), "{}", process.log());
+        assert!(process.log().contains("broker 1 is safe to restart"), "{}", process.log());
+    }
+    // The mark is taken back: it may lead again.
+    let brokers = http(Method::GET, &cluster.api("/cluster/v2/brokers")).await.unwrap().json();
+    assert_eq!(brokers["brokers"][1]["drained"], false, "{brokers}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

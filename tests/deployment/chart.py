@@ -22,7 +22,7 @@ EVERYTHING = {
         "nodeSelector": {"disk": "nvme"},
         "tolerations": [{"key": "dedicated", "operator": "Exists"}],
         "podAnnotations": {"a": "b"},
-        "drainSeconds": 120,
+        "drainSeconds": 300,
     },
     "gateway": {
         "replicas": 3,
@@ -35,7 +35,11 @@ EVERYTHING = {
         "monitoring": [{"namespaceSelector": {"matchLabels": {"team": "sre"}}}],
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "runbooks": "https://wiki.example.com/evenkeel/",
+    },
     "grafanaDashboard": {"enabled": True},
 }
 CASES = {
@@ -52,6 +56,7 @@ REFUSED = {
     "no brokers": {**SECURED, "broker": {"replicas": 0}},
     "too many replicas": {**SECURED, "broker": {"replicationFactor": 4}},
     "a size that is none": {**SECURED, "broker": {"storage": {"size": "big"}}},
+    "runbooks nowhere": {**SECURED, "prometheusRule": {"runbooks": "docs/runbooks"}},
     "a drain without bound": {**SECURED, "broker": {"drainSeconds": 100000}},
 }
 

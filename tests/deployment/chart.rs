@@ -14,7 +14,7 @@ const PYTHON: &str = "EVENKEEL_HELM_PYTHON";
 const KUBERNETES_VERSIONS: [&str; 2] = ["1.28", "1.34"];
 /// What a broker takes at most between the request to stop and its end, and what `pre-stop` takes beyond its time.
 const STOP_SECONDS_MAX: u64 = 20;
-const PRE_STOP_EXTRA_SECONDS: u64 = 5;
+pub const PRE_STOP_EXTRA_SECONDS: u64 = 5;
 
 type Objects = BTreeMap<String, Vec<Value>>;
 
@@ -99,6 +99,11 @@ fn brokers_start_together_are_spread_and_are_given_the_time_that_they_need_to_st
             (&hook[0], &hook[1], &hook[2]),
             (&"/evenkeel".into(), &"pre-stop".into(), &"--for-at-most".into())
         );
+        // Where no gateway tells the restart risk, the pod itself is asked.
+        let variables = container(set)["env"].as_array().unwrap();
+        let own = variables.iter().find(|v| v["name"] == "EVENKEEL_CLI_PRE_STOP_BROKER_MONITORING").unwrap();
+        let host = "//$(POD_NAME).test-evenkeel-broker.store.svc.cluster.local:9600";
+        assert!(own["value"].as_str().unwrap().ends_with(host), "{own}");
         let drain = humantime::parse_duration(hook[3].as_str().unwrap()).unwrap().as_secs();
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
         assert!(grace > drain + PRE_STOP_EXTRA_SECONDS + STOP_SECONDS_MAX, "{grace} s for {drain} s");
@@ -152,6 +157,11 @@ fn rules_and_dashboard_are_those_of_the_repository() {
             groups.as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len()).sum();
         assert_eq!(rendered, rules, "{name}");
         assert!(rendered >= wanted, "{name}: {rendered}");
+    }
+    let alerts = &find(objects, "PrometheusRule", "test-evenkeel-alerts")["spec"]["groups"][0]["rules"];
+    for alert in alerts.as_array().unwrap() {
+        let page = format!("https://wiki.example.com/evenkeel/{}.md", alert["alert"].as_str().unwrap());
+        assert_eq!(alert["annotations"]["runbook_url"], page);
     }
     let dashboard = &find(objects, "ConfigMap", "test-evenkeel-dashboard")["data"]["evenkeel.json"];
     let file = std::fs::read_to_string(at_root("dashboards/evenkeel.json")).unwrap();

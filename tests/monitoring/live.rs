@@ -2,13 +2,14 @@
 //! the rules answers with data, and the text that is scraped is as Prometheus wants it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use evenkeel_protocol::v1::PutRequest;
 use http::Method;
 use serde_json::Value;
 
 use crate::dashboard::{COUNTER_FUNCTIONS, queries};
-use crate::harness::{Cluster, Load, Scrape, Spec, http, reserve_ports, wait_until};
+use crate::harness::{Cluster, Load, READER, Scrape, Secured, Spec, http, reserve_ports, wait_until};
 use crate::prometheus::{Prometheus, installed, promtool};
 use crate::promql::selectors;
 use crate::rules::EXPORTED_WITH_TLS;
@@ -214,9 +215,11 @@ fn complaints(text: &str) -> Vec<String> {
 }
 
 async fn scraped_text_is_as_prometheus_wants_it(cluster: &Cluster) {
-    let broker = format!("http://127.0.0.1:{}/actuator/prometheus", cluster.ports.brokers[0].1);
+    let brokers = cluster.ports.brokers.iter();
+    let pages = brokers.map(|(_, port)| format!("http://127.0.0.1:{port}/actuator/prometheus"));
+    let pages: Vec<String> = pages.chain([cluster.monitoring("/actuator/prometheus")]).collect();
     let mut wrong = BTreeMap::new();
-    for url in [broker, cluster.monitoring("/actuator/prometheus")] {
+    for url in pages {
         let text = http(Method::GET, &url).await.unwrap().text();
         let said = complaints(&text);
         if !said.is_empty() {
@@ -226,11 +229,48 @@ async fn scraped_text_is_as_prometheus_wants_it(cluster: &Cluster) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+fn exporter_to(folder: &Path) -> toml::Value {
+    let directory = folder.join("exported");
+    let text = format!("name = \"files\"\nkind = \"json-lines\"\ndirectory = \"{}\"", directory.display());
+    toml::from_str(&text).unwrap()
+}
+
+/// Certificates, callers and exporters have metrics that other clusters do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_scraped_of_a_secured_cluster_that_exports_is_as_prometheus_wants_it() {
+    if !installed("promtool") {
+        return;
+    }
+    let secured = Secured::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Spec::new(1, 1).broker("exporters", vec![exporter_to(folder.path())]);
+    let cluster = Cluster::start(spec.secured(&secured)).await;
+    cluster.wait_until_balanced().await;
+    let broker = format!("https://127.0.0.1:{}/actuator/prometheus", cluster.ports.brokers[0].1);
+    let pages = [
+        (broker, vec![EXPORTED_WITH_TLS[0], "evenkeel_exporter_lag_entries"]),
+        (cluster.monitoring("/actuator/prometheus"), vec![EXPORTED_WITH_TLS[0]]),
+    ];
+    for (url, metrics) in pages {
+        let text = wait_until(&format!("{metrics:?} at {url}"), async || {
+            let text = secured.http_as(READER, Method::GET, &url).await?.text();
+            if metrics.iter().all(|metric| text.contains(&format!("\n{metric}"))) {
+                Ok(text)
+            } else {
+                Err(text)
+            }
+        })
+        .await;
+        assert_eq!(complaints(&text), Vec::<String>::new(), "{url}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_the_dashboard_and_the_rules_answers_with_data() {
     if !installed("prometheus") || !installed("promtool") {
         return;
     }
+    let folder = tempfile::tempdir().unwrap();
     // Busy all the time by this measure, so automatic rebalancing looks and leaves everything alone.
     let spec = Spec::new(3, 3)
         .broker("raft.snapshot_after_entries", 20)
@@ -239,7 +279,6 @@ async fn every_query_of_the_dashboard_and_the_rules_answers_with_data() {
         .gateway("rebalance.interval", "1s")
         .gateway("rebalance.idle_bytes_per_s", 1);
     let mut cluster = Cluster::start(spec).await;
-    let folder = tempfile::tempdir().unwrap();
     let [port] = reserve_ports();
     let prometheus = Prometheus::start(folder.path(), port, &cluster.ports).await;
 

@@ -4,6 +4,7 @@
 //! Tests that need Prometheus are skipped, loudly, where it is not installed, unless `EVENKEEL_REQUIRE_PROMETHEUS` is set.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod compose;
 mod dashboard;
 mod dashboard_json;
 #[path = "../cluster/harness/mod.rs"]

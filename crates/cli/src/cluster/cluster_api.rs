@@ -136,6 +136,8 @@ pub struct BrokerState {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartRisk {
+    #[serde(default)]
+    pub node_id: u64,
     /// No group has anything against it.
     pub safe: bool,
     /// Each of its replicas takes part and has caught up.
@@ -267,6 +269,12 @@ impl ClusterApi {
         let url = self.url(&format!("{BROKERS_PATH}/{node}/restart-risk"));
         let raw: Value = read(&url, self.http.get(&url).await?)?;
         Ok((from_value(&url, raw.clone())?, raw))
+    }
+
+    /// The same, as the broker whose monitoring port this is says it of itself.
+    pub async fn restart_risk_of_broker_at(&self, monitoring: &str) -> Result<RestartRisk, Failure> {
+        let url = join(monitoring, "/actuator/restart-risk");
+        read(&url, self.http.get(&url).await?)
     }
 
     /// Keeps the broker free of leaderships from now on.

@@ -1,15 +1,19 @@
 //! `evenkeel pre-stop`: what a supervisor runs before it stops a broker that is to come back, such as a preStop hook.
 //!
-//! Leaderships move away while the broker still serves, by a run that waits for replicas that lag. The broker's mark as drained is
-//! then taken back, unless it had it before, so that it may lead again once it is back. All of it is a courtesy: a gateway that
-//! is dead, busy or refuses must not keep a broker from being stopped, which hands over what it still leads when it is told to.
-//! So this never fails, and takes no longer than it was given.
+//! Two things at once, within the time that it is given. Leaderships move away while the broker still serves, by a run that waits
+//! for replicas that lag; the broker's mark as drained is then taken back, unless it had it before, so that it may lead again once it
+//! is back. And the restart risk is asked for until the restart is safe: until those that were restarted before have caught up.
+//!
+//! All of it is a courtesy: a gateway that is dead, busy or refuses must not keep a broker from being stopped, which hands over what
+//! it still leads when it is told to. So this never fails, and takes no longer than it was given. The risk is asked of the broker
+//! itself where no gateway tells it.
 
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 
-use crate::cluster::cluster_api::ClusterApi;
+use crate::cluster::cluster_api::{ClusterApi, RestartRisk};
 use crate::cluster::connection::Connection;
 use crate::commands::drain::{drain_once, state_of};
 use crate::output::format::Output;
@@ -20,18 +24,30 @@ const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Attempts without an answer after which nobody is taken to be there.
 const UNANSWERED_MAX: u32 = 5;
-/// How long taking the mark back may take, on top of the time given for the drain.
+/// How long a gateway may take to tell the risk: it asks every broker, a second at most.
+const RISK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long taking the mark back may take, on top of the time given.
 const UNDRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const FOR_AT_MOST_MAX: Duration = Duration::from_secs(3_600);
+/// What no waiting mends: the API's name for a partition without other replicas.
+const ONLY_REPLICA: &str = "ONLY_REPLICA";
 
 #[derive(Args, Debug)]
 pub struct PreStopArgs {
     /// Node id of the broker that will be stopped
     #[arg(long, env = "EVENKEEL_CLUSTER_NODE_ID", value_name = "NODE_ID")]
     broker: u64,
-    /// How long leaderships may take to move away, such as 60s; 5 s more may pass
+    /// How long all of it may take, such as 60s; 5 s more may pass
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
     for_at_most: Duration,
+    /// Monitoring port of the broker itself, asked for the restart risk where no gateway answers
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9600",
+        default_value_if("ca", ArgPredicate::IsPresent, "https://127.0.0.1:9600")
+    )]
+    broker_monitoring: String,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -42,7 +58,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: PreStopArgs, connection: &Connection) -> Result<(), Failure> {
-    let broker = args.broker;
     let api = match connection.cluster_api() {
         Ok(api) => api,
         Err(failure) => {
@@ -51,9 +66,19 @@ pub async fn run(args: PreStopArgs, connection: &Connection) -> Result<(), Failu
         }
     };
     let mut drained_by_us = false;
-    let drain = drain_patiently(&api, broker, &mut drained_by_us);
+    tokio::join!(free(&args, &api, &mut drained_by_us), await_safety(&args, &api));
+    if drained_by_us {
+        undrain(&api, args.broker).await;
+    }
+    Ok(())
+}
+
+/// Moves the leaderships away, and says what came of it.
+async fn free(args: &PreStopArgs, api: &ClusterApi, drained_by_us: &mut bool) {
+    let broker = args.broker;
+    let drain = drain_patiently(api, broker, drained_by_us);
     match tokio::time::timeout(args.for_at_most, drain).await {
-        Ok(Ok(())) => note(format_args!("broker {broker} leads nothing and may be stopped")),
+        Ok(Ok(())) => note(format_args!("broker {broker} leads nothing any more")),
         Ok(Err(failure)) => {
             note(format_args!("{failure}; the broker hands over what it leads when it stops"))
         }
@@ -62,10 +87,67 @@ pub async fn run(args: PreStopArgs, connection: &Connection) -> Result<(), Failu
             args.for_at_most
         )),
     }
-    if drained_by_us {
-        undrain(&api, broker).await;
+}
+
+/// Waits until a restart costs neither availability nor durability, and says what came of it.
+async fn await_safety(args: &PreStopArgs, api: &ClusterApi) {
+    let mut told = None;
+    let safe = async {
+        let (mut pause, mut unanswered) = (PAUSE, 0);
+        loop {
+            match ask_for_risk(args, api).await {
+                Ok(risk) if risk.safe => return Ok(risk.verdict),
+                Ok(risk) if nothing_to_wait_for(&risk) => {
+                    return Err(format!("{}; waiting would not change that", risk.verdict));
+                }
+                Ok(risk) => {
+                    unanswered = 0;
+                    if told.as_deref() != Some(risk.verdict.as_str()) {
+                        note(format_args!("{}; waiting", risk.verdict));
+                        told = Some(risk.verdict);
+                    }
+                }
+                Err(failure) => {
+                    unanswered += 1;
+                    if unanswered >= UNANSWERED_MAX || failure.code == EXIT_AUTH {
+                        return Err(format!("{failure}; whether the restart is safe is not known"));
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    };
+    let ended = tokio::time::timeout(args.for_at_most, safe).await;
+    match ended {
+        Ok(Ok(verdict)) => note(verdict),
+        Ok(Err(reason)) => note(reason),
+        Err(_) => note(format_args!(
+            "after {:?}: {}; the broker is stopped all the same",
+            args.for_at_most,
+            told.as_deref().unwrap_or("nobody tells whether the restart is safe")
+        )),
     }
-    Ok(())
+}
+
+/// Asks a gateway, which may know of brokers that this one does not hear; and else the broker itself.
+async fn ask_for_risk(args: &PreStopArgs, api: &ClusterApi) -> Result<RestartRisk, Failure> {
+    let failure = match tokio::time::timeout(RISK_TIMEOUT, api.restart_risk(args.broker)).await {
+        Ok(Ok((risk, _))) => return Ok(risk),
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::unreachable(format!("the gateway does not answer within {RISK_TIMEOUT:?}")),
+    };
+    match api.restart_risk_of_broker_at(&args.broker_monitoring).await {
+        // At that port may be another broker than the one that is stopped.
+        Ok(risk) if risk.node_id == args.broker => Ok(risk),
+        _ => Err(failure),
+    }
+}
+
+/// Each partition that is against the restart will be so tomorrow.
+fn nothing_to_wait_for(risk: &RestartRisk) -> bool {
+    let mut against = risk.partitions.iter().filter_map(|group| group.reason.as_deref()).peekable();
+    against.peek().is_some() && against.all(|reason| reason == ONLY_REPLICA)
 }
 
 /// `drained_by_us` is set as soon as there may be a mark to take back.
@@ -120,18 +202,20 @@ async fn undrain(api: &ClusterApi, broker: u64) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
     use axum::routing::{get, put};
     use axum::{Json, Router};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::cluster::fake_gateway::serve_http;
     use crate::processes::free_ports::free_ports;
 
     fn args(for_at_most: Duration) -> PreStopArgs {
-        PreStopArgs { broker: 1, for_at_most }
+        // Where nothing listens.
+        let broker_monitoring = format!("http://127.0.0.1:{}", free_ports(1).unwrap()[0]);
+        PreStopArgs { broker: 1, for_at_most, broker_monitoring }
     }
 
     #[tokio::test]
@@ -149,8 +233,22 @@ mod tests {
         run(args(Duration::from_millis(200)), &connection).await.unwrap();
     }
 
-    /// A cluster in which broker 1 leads nothing, and is drained or not.
+    /// The answer about broker 1, of which a partition has this against it.
+    fn risk(reason: Option<&str>) -> Value {
+        let verdict = if reason.is_none() { "safe" } else { "not safe" };
+        json!({"nodeId": 1, "safe": reason.is_none(), "recovered": true, "verdict": verdict,
+               "partitions": [{"partitionId": 1, "reason": reason}]})
+    }
+
+    /// A cluster in which broker 1 leads nothing, and is drained or not; its restart is safe at once.
     async fn cluster(drained: &Arc<AtomicBool>) -> Connection {
+        cluster_with_risk(drained, || Json(risk(None))).await
+    }
+
+    async fn cluster_with_risk(
+        drained: &Arc<AtomicBool>,
+        asked: impl Fn() -> Json<Value> + Clone + Send + Sync + 'static,
+    ) -> Connection {
         let set = |to: bool| {
             let drained = Arc::clone(drained);
             move || {
@@ -165,6 +263,7 @@ mod tests {
         };
         let routes = Router::new()
             .route("/cluster/v2/brokers", get(brokers))
+            .route("/cluster/v2/brokers/1/restart-risk", get(move || std::future::ready(asked())))
             .route("/cluster/v2/brokers/1/drain", put(set(true)).delete(set(false)));
         Connection::to_api(serve_http(routes).await)
     }
@@ -175,6 +274,47 @@ mod tests {
             let drained = Arc::new(AtomicBool::new(before));
             run(args(Duration::from_secs(30)), &cluster(&drained).await).await.unwrap();
             assert_eq!(drained.load(Relaxed), before);
+        }
+    }
+
+    /// How often the risk was asked for, when the answers are these in turn, the last again and again.
+    async fn asked(answers: &'static [Option<&'static str>], for_at_most: Duration) -> usize {
+        let drained = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let answer = move || {
+            let turn = counted.fetch_add(1, Relaxed);
+            Json(risk(answers[turn.min(answers.len() - 1)]))
+        };
+        run(args(for_at_most), &cluster_with_risk(&drained, answer).await).await.unwrap();
+        assert!(!drained.load(Relaxed), "the mark is taken back");
+        count.load(Relaxed)
+    }
+
+    #[tokio::test]
+    async fn the_restart_waits_until_it_is_safe() {
+        assert_eq!(asked(&[Some("OTHERS_LAG"), Some("NO_MAJORITY"), None], Duration::from_secs(30)).await, 3);
+    }
+
+    #[tokio::test]
+    async fn a_restart_that_is_never_safe_is_waited_for_no_longer_than_given_and_not_at_all_without_hope() {
+        assert!(asked(&[Some("OTHERS_LAG")], Duration::from_secs(1)).await >= 1);
+        assert_eq!(asked(&[Some("ONLY_REPLICA")], FOR_AT_MOST_MAX).await, 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_gateway_the_broker_itself_is_asked_unless_another_one_answers() {
+        let gone = Connection::to_api(format!("http://127.0.0.1:{}", free_ports(1).unwrap()[0]));
+        for (answers, known) in [(1, true), (2, false)] {
+            let told = move || {
+                let mut risk = risk(Some("OTHERS_LAG"));
+                risk["nodeId"] = answers.into();
+                std::future::ready(Json(risk))
+            };
+            let broker = serve_http(Router::new().route("/actuator/restart-risk", get(told))).await;
+            let args = PreStopArgs { broker_monitoring: broker, ..args(FOR_AT_MOST_MAX) };
+            let risk = ask_for_risk(&args, &gone.cluster_api().unwrap()).await;
+            assert_eq!(risk.is_ok(), known, "{risk:?}");
         }
     }
 
