@@ -2,7 +2,7 @@
 
 use crate::assert_clean;
 use crate::chromium::{Page, installed};
-use crate::harness::{Cluster, HeldRun, PATIENT_STAGGER, Spec};
+use crate::harness::{Cluster, HeldRun, PATIENT_LEASE, PATIENT_STAGGER, Spec};
 
 const RECORDS: usize = 120;
 
@@ -116,7 +116,7 @@ async fn a_plan_says_what_it_skips_and_why_and_a_broker_is_drained_and_undrained
     if !installed() {
         return;
     }
-    let spec = Spec::new(3, 6).broker("raft.stagger", PATIENT_STAGGER);
+    let spec = Spec::new(3, 6).broker("raft.lease", PATIENT_LEASE);
     let mut cluster = Cluster::start_balanced(spec).await;
     let page = Page::open().await;
     let origin = cluster.api("/");
@@ -127,6 +127,7 @@ async fn a_plan_says_what_it_skips_and_why_and_a_broker_is_drained_and_undrained
     page.until("#run-state", "its end", |text| text == "Completed: 2 moved.").await;
     page.go(&cluster.api("/#/brokers/2")).await;
     page.until_contains("main", "Leads\n0 of 6 replicas").await;
+    page.until_contains("section[aria-labelledby=risk]", "safe to restart").await;
     page.picture("console-broker").await;
     page.click("#undrain").await;
     page.until_contains("#drain", "Drain").await;
@@ -140,5 +141,34 @@ async fn a_plan_says_what_it_skips_and_why_and_a_broker_is_drained_and_undrained
     assert!(told.contains("Skipped, and why") && told.contains("broker 2"), "{told}");
     page.picture("console-skips").await;
     page.until_true("document.querySelector('#start').disabled").await;
+    assert_clean(&page, &origin, |_| false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dialogue_shows_for_a_terminal_does_the_same() {
+    if !installed() {
+        return;
+    }
+    let cluster = Cluster::start_balanced(Spec::new(3, 3).broker("raft.lease", PATIENT_LEASE)).await;
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_evenkeel"));
+    let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let page = Page::open().await;
+    let origin = cluster.api("/");
+    for program in ["evenkeel ", "curl "] {
+        cluster.give(1, 1).await;
+        page.go(&origin).await;
+        page.until_contains("#verdict", "1 leader of 3").await;
+        page.click("#rebalance").await;
+        page.until_contains("#plan-sentence", "1 partition would move").await;
+        let shown = page.until_contains("dialog", program).await;
+        let command = shown.lines().find(|line| line.starts_with(program)).unwrap();
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", command]).env("PATH", &path).env("EVENKEEL_API", cluster.api(""));
+        let output = shell.kill_on_drop(true).output().await.unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        cluster.wait_until_balanced().await;
+        page.press("Escape").await;
+        page.until("#verdict", "balanced", |text| text == "Healthy and balanced.").await;
+    }
     assert_clean(&page, &origin, |_| false);
 }

@@ -62,7 +62,7 @@ export function verdict(view, operations) {
   const sick = partitions.filter((partition) => partition.replicas.some((replica) => replica.health !== "healthy"));
   if (sick.length) return told("warn", `All brokers are there, but ${plural(sick.length, "partition")} ${sick.length === 1 ? "has" : "have"} a replica that is not healthy (${some(sick.map((p) => p.partitionId))}).`, "After a restart this passes by itself.");
   if (operations.running) return told("note", "A rebalance is under way. Every partition is served.");
-  if (operations.paused) return told("note", "Healthy, and ownership is paused: no rebalance can start.", "Resume it with PUT /ESCManager/internal/ownership/resume when maintenance is over.");
+  if (operations.paused) return told("note", "Healthy, and ownership is paused: no rebalance can start.", "When maintenance is over, resume it: evenkeel resume.");
   if (off.length) return told("note", `Healthy, but ${plural(off.length, "leader")} of ${count(partitions.length)} ${off.length === 1 ? "is" : "are"} not on ${off.length === 1 ? "its" : "their"} primary.`, view.priorityElection ? `A rebalance brings ${off.length === 1 ? "it" : "them"} back.` : "Priority election is off: rebalance with the policy even-count.");
   const drained = brokers.filter((broker) => broker.drained).map((broker) => broker.nodeId);
   if (drained.length) return told("note", `Healthy; ${drained.length === 1 ? "broker" : "brokers"} ${some(drained)} ${drained.length === 1 ? "is" : "are"} drained and ${drained.length === 1 ? "leads" : "lead"} nothing.`, "Undrain when the work on it is done.");
