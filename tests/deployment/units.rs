@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::chart::PRE_STOP_EXTRA_SECONDS;
 use crate::tools::{at_root, command, installed, output};
 
 const UNITS: [&str; 2] = ["evenkeel-broker.service", "evenkeel-gateway.service"];
@@ -69,6 +70,19 @@ fn the_units_supervise_what_the_processes_tell() {
     }
     // The log may be long.
     assert_eq!(value(UNITS[0], "TimeoutStartSec"), "infinity");
+}
+
+/// The drop-in that `deploy/README.md` shows gives the broker the time that it asks for.
+#[test]
+fn the_drop_in_that_asks_for_the_restart_risk_leaves_time_to_stop() {
+    let readme = std::fs::read_to_string(at_root("deploy/README.md")).unwrap();
+    let drop_in = readme.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
+    let line = |key: &str| drop_in.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    let words: Vec<&str> = line("ExecStop=-/usr/bin/evenkeel ").split_whitespace().collect();
+    let ["pre-stop", "--for-at-most", given] = words[..] else { panic!("{words:?}") };
+    let given = humantime::parse_duration(given).unwrap().as_secs();
+    let stop = line("TimeoutStopSec=").parse::<u64>().unwrap();
+    assert!(stop > given + PRE_STOP_EXTRA_SECONDS + STOP_SECONDS_MIN, "{stop} s for {given} s");
 }
 
 fn stalled_seconds() -> u64 {
