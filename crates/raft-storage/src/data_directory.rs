@@ -141,6 +141,8 @@ impl DiskSpace {
 pub struct DataDirectory {
     path: PathBuf,
     broker_uuid: Uuid,
+    /// Told in place of what the system says.
+    space: Option<DiskSpace>,
     _lock: File,
 }
 
@@ -215,7 +217,12 @@ impl DataDirectory {
             let found = identity.partitions;
             return Err(DataDirectoryError::OtherPartitions { path, found, expected: partitions });
         }
-        Ok(Self { path, broker_uuid: identity.broker_uuid, _lock: lock })
+        Ok(Self { path, broker_uuid: identity.broker_uuid, space: None, _lock: lock })
+    }
+
+    /// Tells of this room in place of the disk's: what else is on it must not show in a simulation.
+    pub fn with_space(self, space: DiskSpace) -> Self {
+        Self { space: Some(space), ..self }
     }
 
     /// Made when the folder was first used; tells a broker from one that lost its disk.
@@ -329,7 +336,7 @@ impl DataDirectory {
     /// # Errors
     /// When the system does not tell.
     pub fn disk_space(&self) -> io::Result<DiskSpace> {
-        DiskSpace::of(&self.path)
+        self.space.map_or_else(|| DiskSpace::of(&self.path), Ok)
     }
 
     /// Keeps so many bytes of the disk for when it is full, or gives them back with 0. Blocks.

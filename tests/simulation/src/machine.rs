@@ -1,6 +1,5 @@
 //! A broker's machine: its disk, its clock, and the real broker that runs on them.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +9,8 @@ use anyhow::Context as _;
 use evenkeel_broker::{Options, Surroundings, run_on};
 use evenkeel_raft_storage::faulty_disk::FaultyDisk;
 use evenkeel_raft_storage::{
-    CommitterDriver, DataDirectory, LogOptions, Offload, SharedLog, SimulatedState, StateStore, StoreOptions,
+    CommitterDriver, DataDirectory, DiskSpace, LogOptions, Offload, SharedLog, SimulatedState, StateStore,
+    StoreOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -22,6 +22,8 @@ pub const PORT: u16 = 26501;
 /// Why a broker ended that stopped in order.
 pub const ASKED_TO: &str = "asked to";
 const CLUSTER: &str = "simulated";
+/// What brokers tell of their disks: the room on the one that the tests run on is no function of the seed.
+const SPACE: DiskSpace = DiskSpace { free_bytes: 1 << 40, size_bytes: 1 << 41 };
 /// How often a machine's clock is set wrong.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
 
@@ -30,7 +32,8 @@ pub struct Machine {
     pub node: usize,
     pub disk: FaultyDisk,
     pub state: SimulatedState,
-    /// Identity and lock of the data folder: on the real disk.
+    /// Identity and lock of the data folder: on the real disk. Made before chance is simulated: how often a name is tried
+    /// depends on the folders that are there.
     folder: TempDir,
     /// Asks the broker to stop in order.
     pub stop: Notify,
@@ -60,17 +63,17 @@ pub fn contacts(brokers: usize) -> Vec<String> {
 }
 
 impl Machine {
-    pub fn new(node: usize, shape: Shape) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+    pub fn new(node: usize, folder: TempDir, shape: Shape) -> Arc<Self> {
+        Arc::new(Self {
             node,
             disk: FaultyDisk::new(),
             state: SimulatedState::new(),
-            folder: tempfile::tempdir()?,
+            folder,
             stop: Notify::new(),
             drift_ppm: AtomicU64::new(0),
             jump_ms: AtomicU64::new(0),
             shape,
-        }))
+        })
     }
 
     fn options(&self) -> Options {
@@ -85,7 +88,7 @@ impl Machine {
         options.network.insecure = true;
         options.network.port = PORT;
         options.data.directory = self.folder.path().display().to_string();
-        // The room on the disk that the tests run on is no function of the seed.
+        // The simulated log meets a full disk by itself.
         options.data.free_bytes_min = 0;
         options.raft.snapshot_after_entries = self.shape.snapshot_after_entries;
         options.raft.log_entries_kept = self.shape.log_entries_kept;
@@ -106,7 +109,7 @@ impl Machine {
         let options = self.options();
         let incoming = network::listen(PORT).await.context("listen")?;
         let (node, partitions) = (options.cluster.node_id, options.cluster.partitions);
-        let data = DataDirectory::open(&options.data.directory, CLUSTER, node, partitions)?;
+        let data = DataDirectory::open(&options.data.directory, CLUSTER, node, partitions)?.with_space(SPACE);
         let mut log_options = LogOptions::new(PathBuf::from("/log"));
         log_options.driver = CommitterDriver::Task;
         // Small, so that segments end, are rewritten and deleted, and entries are read back from the disk.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use evenkeel_gateway::{InProcess, Options};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use turmoil::{Builder, Sim};
 
 use crate::chance::Chance;
@@ -21,6 +23,7 @@ use crate::{network, process};
 const LED_WITHIN: Duration = Duration::from_secs(12);
 /// And all replicas hold the same within this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(40);
+const BROKERS: usize = 3;
 const LATENCY_MIN: Duration = Duration::from_micros(200);
 const TICK: Duration = Duration::from_millis(1);
 /// Segments under way on one connection, far above what flow control lets grow.
@@ -52,11 +55,11 @@ pub struct Report {
 /// # Errors
 /// When the run could not be set up.
 pub fn run(plan: Plan) -> anyhow::Result<Report> {
-    calibrate_metrics();
+    let folders = prepare()?;
     process::simulate(plan.seed);
     let mut chance = Chance::new(plan.seed, "shape");
     let shape = Shape {
-        brokers: 3,
+        brokers: BROKERS,
         partitions: 2,
         snapshot_after_entries: chance.between(40, 400),
         log_entries_kept: chance.between(10, 100),
@@ -79,8 +82,11 @@ pub fn run(plan: Plan) -> anyhow::Result<Report> {
         .enable_random_order()
         .rng_seed(plan.seed)
         .build();
-    let machines =
-        (0..shape.brokers).map(|node| Machine::new(node, shape.clone())).collect::<Result<Vec<_>, _>>()?;
+    let machines: Vec<_> = folders
+        .into_iter()
+        .enumerate()
+        .map(|(node, folder)| Machine::new(node, folder, shape.clone()))
+        .collect();
     for machine in &machines {
         let (machine, shared) = (machine.clone(), shared.clone());
         sim.host(name(machine.node), move || {
@@ -220,12 +226,17 @@ async fn use_cluster(seed: u64, shared: Shared, shape: Shape) -> turmoil::Result
     std::future::pending().await
 }
 
-/// The clock of the metrics library compares the processor's counter with the kernel's clock once, and would wait for
-/// ever for a simulated one to move. On a thread of its own, so that this one's first hash map is still to come.
-fn calibrate_metrics() {
-    let calibrated = std::thread::spawn(|| drop(PrometheusBuilder::new().build_recorder()));
-    // A panic there was reported, and comes again when the gateway starts.
-    let _ = calibrated.join();
+/// What is no function of the seed, on a thread of its own, so that this one's first hash map and its first random number
+/// are still to come. Returns the folders of the brokers.
+fn prepare() -> anyhow::Result<Vec<TempDir>> {
+    let prepared = std::thread::spawn(|| {
+        // The clock of the metrics library compares the processor's counter with the kernel's clock once, and would wait for
+        // ever for a simulated one to move.
+        drop(PrometheusBuilder::new().build_recorder());
+        (0..BROKERS).map(|_| tempfile::tempdir()).collect::<Result<Vec<_>, _>>()
+    });
+    let Ok(folders) = prepared.join() else { anyhow::bail!("the preparation panicked") };
+    folders.context("create a folder for each broker")
 }
 
 /// tokio keeps a task's panic to itself. With `RUST_BACKTRACE=1` the failure says where it came from.
