@@ -41,7 +41,13 @@ pub struct Witness {
     epochs: BTreeMap<Epoch, u64>,
     /// Who first applied each index of each partition, and under which leader it had been proposed.
     applied: BTreeMap<(u32, u64), (usize, evenkeel_protocol::Epoch)>,
+    /// The last entry of each partition that each broker has made durable; kept while it is down. Ordered as Raft orders logs:
+    /// whoever has a later one has all committed ones before it.
+    flushed: BTreeMap<(u32, usize), Flushed>,
 }
+
+/// Under which leader an entry was proposed, and its index.
+type Flushed = Option<(evenkeel_protocol::Epoch, u64)>;
 
 /// What is known of a broker from outside.
 #[derive(Default)]
@@ -72,6 +78,7 @@ impl Witness {
             brokers: (0..brokers).map(|_| BrokerSeen::default()).collect(),
             epochs: BTreeMap::new(),
             applied: BTreeMap::new(),
+            flushed: BTreeMap::new(),
         }
     }
 
@@ -183,7 +190,9 @@ impl Witness {
 
     /// What must hold at every moment.
     pub fn check_now(&mut self) {
-        for (node, seen) in self.replicas() {
+        let replicas = self.replicas();
+        self.check_flushed(&replicas);
+        for (node, seen) in replicas {
             let partition = seen.partition.0;
             let Observed { purged, snapshot, applied, committed, appended, .. } = seen;
             let positions = [purged, snapshot, applied, committed, appended];
@@ -220,6 +229,28 @@ impl Witness {
             }
             if let Some(epoch) = seen.leads {
                 self.leads(partition, epoch.term, node as u64, life);
+            }
+        }
+    }
+
+    /// Whatever a replica takes for committed is durable at a majority.
+    fn check_flushed(&mut self, replicas: &[(usize, Observed)]) {
+        for (node, seen) in replicas {
+            self.flushed.insert((seen.partition.0, *node), seen.flushed);
+        }
+        let brokers = self.brokers.len();
+        for (node, seen) in replicas {
+            let partition = seen.partition.0;
+            let Some(epoch) = seen.committed_of else { continue };
+            let committed = Some((epoch, seen.committed));
+            let have = |broker: &usize| {
+                self.flushed.get(&(partition, *broker)).is_some_and(|flushed| *flushed >= committed)
+            };
+            if (0..brokers).filter(have).count() <= brokers / 2 {
+                let known: Vec<_> = (0..brokers).map(|b| self.flushed.get(&(partition, b))).collect();
+                self.fail(format!(
+                    "broker {node}, partition {partition}: committed {committed:?} ≤ flushed by a majority does not hold: {known:?}"
+                ));
             }
         }
     }

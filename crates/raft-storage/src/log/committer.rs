@@ -190,6 +190,8 @@ fn finish(
             return Ok(true);
         }
     };
+    let end = next.batch.offset + next.batch.bytes.len() as u64;
+    log.core.lock().durable_until = (next.batch.segment, end);
     complete(waiters);
     next.durable = true;
     let created = match &next.batch.rotation {

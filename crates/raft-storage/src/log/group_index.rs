@@ -68,6 +68,8 @@ pub struct GroupIndex {
     pub purged: Option<LogId>,
     /// Whether `committed` changed since a frame said so.
     pub committed_unwritten: bool,
+    /// Entries up to this one were durable before they were queued again behind others.
+    pub moved_through: Option<u64>,
     /// Index of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
@@ -87,6 +89,17 @@ impl GroupIndex {
             (Some((_, last)), Some(slot)) => Some(LogId::new(slot.leader, last)),
             _ => self.purged,
         }
+    }
+
+    /// The last entry that is durable when all frames before this segment and offset are, or the last purged one.
+    pub fn durable(&self, until: (u64, u64)) -> Option<LogId> {
+        let is_durable = |index, slot: &Slot| {
+            (slot.location.segment, slot.location.offset) < until || Some(index) <= self.moved_through
+        };
+        let mut entries =
+            self.slots.iter().enumerate().map(|(at, slot)| (self.first + at as u64, slot)).rev();
+        let last = entries.find(|(index, slot)| is_durable(*index, slot));
+        last.map(|(index, slot)| LogId::new(slot.leader, index)).or(self.purged)
     }
 
     /// The entry's slot, when the log holds it.
@@ -126,6 +139,7 @@ impl GroupIndex {
 
     /// Removes the entries after `last`, all when `None`, and returns them.
     pub fn truncate_after(&mut self, last: Option<u64>) -> VecDeque<Slot> {
+        self.moved_through = self.moved_through.min(last);
         let keep = last.map_or(0, |last| (last + 1).saturating_sub(self.first));
         let keep = usize::try_from(keep).unwrap_or(usize::MAX).min(self.slots.len());
         self.slots.split_off(keep)

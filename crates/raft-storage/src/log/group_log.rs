@@ -75,6 +75,12 @@ impl GroupLog {
         durable(receiver).await
     }
 
+    /// The last entry that is durable, or the last purged one.
+    pub fn durable(&self) -> Option<LogId> {
+        let core = self.log().core.lock();
+        core.groups.get(&self.group).and_then(|group| group.durable(core.durable_until))
+    }
+
     /// The last vote saved.
     pub fn vote(&self) -> Option<Vote> {
         self.log().core.lock().groups.get(&self.group).and_then(|group| group.vote)

@@ -132,6 +132,8 @@ pub struct LogCore {
     committed_unwritten: Vec<GroupId>,
     cache: EntryCache,
     durable_batch: u64,
+    /// Frames before this segment and offset are durable.
+    pub durable_until: (u64, u64),
     pub failure: Option<Arc<LogFailure>>,
     pub closing: bool,
 }
@@ -175,6 +177,7 @@ impl LogCore {
             committed_unwritten: Vec::new(),
             cache: EntryCache::new(cache_bytes_max),
             durable_batch: 0,
+            durable_until: (open_segment, open_offset),
             failure: None,
             closing: false,
         }
@@ -263,9 +266,10 @@ impl LogCore {
             return 0;
         }
         let location = self.queue(&encoded.header, &encoded.body);
-        let Some(slot) = self.groups.get_mut(&group).and_then(|index| index.slot_mut(log_id.index)) else {
-            return 0;
-        };
+        let Some(index) = self.groups.get_mut(&group) else { return 0 };
+        // It was durable where it lay, and stays so until the new place is.
+        index.moved_through = index.moved_through.max(Some(log_id.index));
+        let Some(slot) = index.slot_mut(log_id.index) else { return 0 };
         slot.location = location;
         if slot.cached.replace(encoded.entry.payload).is_some() {
             self.cache.removed(&from);

@@ -41,6 +41,33 @@ async fn the_real_disk_keeps_the_log_as_well() {
 }
 
 #[tokio::test]
+async fn an_entry_counts_as_durable_once_it_is_synced_and_no_longer_when_it_is_replaced() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, options());
+    let mut group = log.group(1);
+    assert_eq!(group.durable(), None);
+    append(&mut group, entries(1, 0..5, b"synced")).await;
+    assert_eq!(group.durable(), Some(log_id(1, 1, 4)));
+
+    disk.hold_syncs();
+    let flushed = start_append(&mut group, entries(1, 5..9, b"not yet")).await;
+    disk.wait_for_held_sync();
+    assert_eq!(group.durable(), Some(log_id(1, 1, 4)));
+    disk.release_syncs();
+    flushed.await.unwrap().unwrap();
+    assert_eq!(group.durable(), Some(log_id(1, 1, 8)));
+
+    group.truncate_after(Some(log_id(1, 1, 2))).await.unwrap();
+    assert_eq!(group.durable(), Some(log_id(1, 1, 2)));
+    group.purge(log_id(1, 1, 2)).await.unwrap();
+    assert_eq!(group.durable(), Some(log_id(1, 1, 2)), "what was purged is in the state");
+    append(&mut group, entries(2, 3..4, b"instead")).await;
+    assert_eq!(group.durable(), Some(log_id(2, 1, 3)));
+    log.close().await.unwrap();
+    assert_eq!(open(&disk, options()).group(1).durable(), Some(log_id(2, 1, 3)));
+}
+
+#[tokio::test]
 async fn appends_that_queue_during_a_sync_share_the_next_one() {
     let disk = FaultyDisk::new();
     let log = open(&disk, options());
