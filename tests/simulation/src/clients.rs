@@ -300,6 +300,11 @@ impl Operator {
         let request = http::Request::builder().method(method).uri(path).body(axum::body::Body::empty());
         let Ok(request) = request else { return };
         let Ok(response) = routes.oneshot(request).await;
+        self.shared.lock().count(match (method, monitoring) {
+            (_, true) => "rebalances",
+            ("PUT", _) => "drains",
+            _ => "drains ended",
+        });
         self.shared.lock().note(&format!("operator: {method} {path}: {}", response.status()));
     }
 
