@@ -3,6 +3,8 @@
 //! Data goes to standard output, everything else to standard error. How commands end: `output/outcome.rs`, which the help
 //! shows too.
 
+#[cfg(test)]
+mod bad_configuration;
 mod bench;
 mod cluster;
 mod commands;

@@ -1,5 +1,6 @@
 //! Behaviour of the state machine: commands, changes, request ids, snapshots.
 
+mod bad_snapshots;
 mod changes;
 mod commands;
 mod model;

@@ -11,7 +11,7 @@ use crate::SimulatedState;
 use crate::{CHUNK_BYTES_MAX, ChangesError, SnapshotReceiver};
 
 /// The chunks of a partition's current snapshot, and its description.
-async fn sent(partition: &mut Partition) -> (raft::SnapshotMeta, Vec<Bytes>) {
+pub(super) async fn sent(partition: &mut Partition) -> (raft::SnapshotMeta, Vec<Bytes>) {
     let snapshot = partition.machine.get_current_snapshot().await.unwrap().unwrap();
     let chunks = snapshot.snapshot.stream().map(Result::unwrap).collect().await;
     (snapshot.meta, chunks)
