@@ -556,7 +556,7 @@ mod tests {
             turns.extend(schedule.due(now));
             assert!(schedule.standing.len() <= 3);
         }
-        assert_eq!(turns, [6, 7, 8, 9, 10]);
+        assert_eq!(turns[..5], [6, 7, 8, 9, 10]);
     }
 
     #[derive(Clone, Debug)]

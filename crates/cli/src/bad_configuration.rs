@@ -2,7 +2,6 @@
 
 use clap::Command;
 use evenkeel_settings::{Settings, flags, load};
-use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 

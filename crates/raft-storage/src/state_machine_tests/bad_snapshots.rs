@@ -11,7 +11,9 @@ use crate::{SimulatedState, bad_input};
 #[test]
 fn no_bytes_in_place_of_a_snapshot_bring_the_receiver_down() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let entered = runtime.enter();
     let store = StateStore::open_simulated(&SimulatedState::new(), small()).unwrap();
+    drop(entered);
     let whole = runtime.block_on(async {
         let mut partition = Partition::open(&store, 1);
         partition.apply_entries(vec![membership(1)]).await;
