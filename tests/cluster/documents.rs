@@ -153,7 +153,10 @@ impl Tour {
             }
             Err(format!("{page}: $ {command}\nsucceeded: {well}, missing: {missing:?}, said:\n{said}"))
         };
-        if only_looks(command) {
+        // On a busy machine one ownership rebalance may leave something to the next: who has to catch up first stays as it is.
+        let until_nothing_is_left =
+            expected.iter().any(|line| line.contains("No configs found for rebalance."));
+        if only_looks(command) || until_nothing_is_left {
             wait_until(command, attempt).await;
         } else {
             attempt().await.unwrap_or_else(|error| panic!("{error}"));
@@ -295,7 +298,9 @@ async fn what_the_pages_on_settings_and_on_trouble_show_goes_as_they_say() {
         match shown.command.as_str() {
             "evenkeel rebalance" => tour.lose_broker_1().await,
             command if command.starts_with("evenkeel broker rebuild") => {
-                tour.prepare("kill -9 $(cat broker-0.pid)").await;
+                // Until it has ended and been waited for, the folder is its own.
+                tour.prepare("p=$(cat broker-0.pid); kill -9 $p; while kill -0 $p 2>&-; do sleep 0.01; done")
+                    .await;
             }
             _ => {}
         }
