@@ -151,7 +151,11 @@ impl Tour {
             if well != failure && missing.is_none() {
                 return Ok(());
             }
-            Err(format!("{page}: $ {command}\nsucceeded: {well}, missing: {missing:?}, said:\n{said}"))
+            // What has happened to this cluster so far.
+            let (_, before) = self.run("evenkeel rebalance history; evenkeel audit; evenkeel status").await;
+            Err(format!(
+                "{page}: $ {command}\nsucceeded: {well}, missing: {missing:?}, said:\n{said}\n{before}"
+            ))
         };
         // On a busy machine one ownership rebalance may leave something to the next: who has to catch up first stays as it is.
         let until_nothing_is_left =
