@@ -237,6 +237,16 @@ impl ElectionSchedule {
         });
     }
 
+    /// A group that was due could not stand, say because no majority is within reach: it takes up no room, and waits no longer for
+    /// having been in vain.
+    pub fn did_not_stand(&mut self, group: GroupId) {
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.tries = g.tries.saturating_sub(1);
+            self.standing.remove(&group);
+            self.reschedule(group);
+        }
+    }
+
     /// How often the group stood since it heard a leader.
     #[must_use]
     pub fn tries(&self, group: GroupId) -> u32 {
@@ -557,6 +567,26 @@ mod tests {
             assert!(schedule.standing.len() <= 3);
         }
         assert_eq!(turns[..5], [6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn who_cannot_stand_takes_no_room_and_waits_no_longer_for_it() {
+        let start = Instant::now();
+        let times = ElectionTimes { retry: ms(50), ..TIMES };
+        let mut schedule = ElectionSchedule::new(times, Order::ByRank).with_standing_max(1);
+        schedule.add(1, 0, false, start);
+        schedule.add(2, 0, false, start + ms(1));
+        let mut now = start + ms(1_000);
+        for _ in 0..6 {
+            for group in [1, 2] {
+                assert_eq!(schedule.due(now), [group]);
+                schedule.did_not_stand(group);
+            }
+            assert!(schedule.due(now).is_empty());
+            assert_eq!(schedule.next_deadline(), Some(now + times.retry));
+            now += times.retry;
+        }
+        assert_eq!(schedule.tries(1), 0);
     }
 
     #[derive(Clone, Debug)]

@@ -170,11 +170,13 @@ impl Elector {
         loop {
             let (due, next) = self.due();
             for (group, in_vain) in due {
+                let Some(replica) = replicas.get(group) else { continue };
                 // Without a majority within reach nobody can win; asking would only keep everyone busy.
-                if let Some(replica) = replicas.get(group)
-                    && majority_within_reach(replica, &peers)
-                    && self.may_stand(replica)
-                {
+                if !majority_within_reach(replica, &peers) {
+                    self.0.state.lock().schedule.did_not_stand(group);
+                    // Its place is free for the next one.
+                    self.0.wake.notify_one();
+                } else if self.may_stand(replica) {
                     tokio::spawn(stand(replica.clone(), in_vain));
                 }
             }
