@@ -20,13 +20,20 @@ struct Follower {
     silent: bool,
 }
 
-/// What leaders said of their followers just now, by leadership. Statuses are pushed once a second; lag changes faster.
-#[derive(Debug, Default)]
-pub(crate) struct FollowersNow {
-    by_epoch: HashMap<(PartitionId, Epoch), HashMap<NodeId, Follower>>,
+/// What a leader says of its partition.
+#[derive(Debug)]
+struct Led {
+    records: u64,
+    followers: HashMap<NodeId, Follower>,
 }
 
-impl FollowersNow {
+/// What leaders said just now, by leadership. Statuses are pushed once a second; lag and records change faster.
+#[derive(Debug, Default)]
+pub(crate) struct LeadersNow {
+    by_epoch: HashMap<(PartitionId, Epoch), Led>,
+}
+
+impl LeadersNow {
     /// Takes in what a broker says of the partitions that it leads.
     pub(crate) fn take(&mut self, status: &BrokerStatus) {
         for replica in status.replicas.iter().filter(|replica| replica.role() == Role::Leader) {
@@ -38,17 +45,27 @@ impl FollowersNow {
                     Follower { lag_entries, lag_bytes, reachable: !told.unreachable, silent: told.silent },
                 )
             });
-            self.by_epoch.insert((PartitionId(replica.partition_id), epoch), followers.collect());
+            let led = Led { records: replica.records, followers: followers.collect() };
+            self.by_epoch.insert((PartitionId(replica.partition_id), epoch), led);
         }
     }
 
-    fn of(&self, partition: &PartitionView, node: NodeId) -> Option<Follower> {
-        self.by_epoch.get(&(partition.id, partition.epoch?))?.get(&node).copied()
+    /// The topology with the records that leaders told.
+    pub(crate) fn counted(&self, topology: &Topology) -> Topology {
+        let mut counted = topology.clone();
+        for partition in &mut counted.partitions {
+            partition.records = self.of(partition).map_or(partition.records, |led| led.records);
+        }
+        counted
+    }
+
+    fn of(&self, partition: &PartitionView) -> Option<&Led> {
+        self.by_epoch.get(&(partition.id, partition.epoch?))
     }
 }
 
 /// The cluster as the planner wants it.
-pub(crate) fn cluster_view(topology: &Topology, now: &FollowersNow) -> ClusterView {
+pub(crate) fn cluster_view(topology: &Topology, now: &LeadersNow) -> ClusterView {
     let broker = |broker: &BrokerView| BrokerState {
         node: broker.node,
         healthy: broker.reachable,
@@ -62,12 +79,13 @@ pub(crate) fn cluster_view(topology: &Topology, now: &FollowersNow) -> ClusterVi
     }
 }
 
-fn partition_state(topology: &Topology, now: &FollowersNow, partition: &PartitionView) -> PartitionState {
+fn partition_state(topology: &Topology, now: &LeadersNow, partition: &PartitionView) -> PartitionState {
+    let led = now.of(partition);
     let replica = |node: &NodeId| {
         let broker = topology.broker(*node)?;
         let at = broker.replicas.binary_search_by_key(&partition.id, |replica| replica.partition).ok()?;
         let replica = broker.replicas.get(at)?;
-        let told = now.of(partition, *node).unwrap_or(Follower {
+        let told = led.and_then(|led| led.followers.get(node).copied()).unwrap_or(Follower {
             lag_entries: replica.lag_entries,
             lag_bytes: replica.lag_bytes,
             reachable: true,
@@ -89,7 +107,7 @@ fn partition_state(topology: &Topology, now: &FollowersNow, partition: &Partitio
         id: partition.id,
         leader: partition.leader,
         term: partition.epoch.map_or(0, |epoch| epoch.term),
-        records: partition.records,
+        records: led.map_or(partition.records, |led| led.records),
         replicas: partition.replicas.iter().filter_map(replica).collect(),
         priority_election: topology.priority_election,
     }

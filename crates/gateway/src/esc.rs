@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_protocol::{Epoch, NodeId, PartitionId};
 use serde::Serialize;
 
-use crate::cluster_view::{FollowersNow, cluster_view};
+use crate::cluster_view::{LeadersNow, cluster_view};
 use crate::planner::{ClusterView, Decision, PlanRequest, Policy, plan};
 use crate::topology::{BrokerView, PartitionView, Topology};
 
@@ -141,7 +141,7 @@ struct Before {
 ///
 /// # Errors
 /// When healthy brokers cannot be told apart by their UUIDs.
-pub(crate) fn earmark(topology: &Topology, now: &FollowersNow) -> Result<Earmarked, Refused> {
+pub(crate) fn earmark(topology: &Topology, now: &LeadersNow) -> Result<Earmarked, Refused> {
     let mut brokers = BTreeMap::new();
     let mut uuids = BTreeSet::new();
     for broker in topology.brokers.iter().filter(|broker| broker.reachable) {

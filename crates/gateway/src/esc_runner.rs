@@ -21,7 +21,7 @@ use crate::metric_definitions;
 use crate::planner::REPLICATION_LAG_BYTES_MAX;
 use crate::rebalance_runner::{Rebalancer, Thoroughly};
 use crate::system_store::{SystemStore, SystemStoreError};
-use crate::topology::SharedTopology;
+use crate::topology::{SharedTopology, Topology};
 use crate::writes::Router;
 
 /// Partitions handed over at once.
@@ -105,7 +105,7 @@ impl EscOwnership {
             return Err(because);
         }
         let now = self.rebalancer.ask_leaders(Thoroughly::No).await;
-        let earmarked = earmark(&topology, &now)?;
+        let earmarked = earmark(&now.counted(&topology), &now)?;
         if earmarked.handovers.is_empty() {
             return Ok(Answered::Nothing);
         }
@@ -147,12 +147,8 @@ impl EscOwnership {
         answer.to.filter(|_| result == StepDown::Transferred).map(NodeId)
     }
 
-    /// The topology, once it shows every new leader and what it owns, or when that takes too long.
-    async fn after(
-        &self,
-        earmarked: &Earmarked,
-        transferred: &BTreeMap<PartitionId, NodeId>,
-    ) -> SharedTopology {
+    /// The topology, once it shows every new leader, or when that takes too long; with what leaders then say that they own.
+    async fn after(&self, earmarked: &Earmarked, transferred: &BTreeMap<PartitionId, NodeId>) -> Topology {
         let mut topology = self.router.topology.clone();
         let shown = topology.wait_for(|view| {
             let moved = earmarked.handovers.iter().filter(|h| transferred.contains_key(&h.partition));
@@ -161,7 +157,7 @@ impl EscOwnership {
         if timeout(SHOWN_TIMEOUT, shown).await.is_err() {
             tracing::warn!("some new owners have not shown themselves yet");
         }
-        self.topology()
+        self.rebalancer.ask_leaders(Thoroughly::No).await.counted(&self.topology())
     }
 
     /// Whether ownership is paused. A system group without leader is a failover under way.

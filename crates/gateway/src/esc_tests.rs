@@ -1,5 +1,6 @@
 use super::*;
 use crate::topology::ReplicaView;
+use evenkeel_protocol::internal::v1::{BrokerStatus, ReplicaStatus};
 use evenkeel_protocol::v1::{Health, Role};
 
 fn epoch(term: u64, node: u64) -> Epoch {
@@ -82,9 +83,32 @@ fn numbers(accounts: &BTreeMap<String, Account>) -> Vec<(u64, u64, u64, u64)> {
 }
 
 #[test]
+fn what_leaders_say_that_they_own_counts_before_what_was_pushed() {
+    let stale = topology(3, &[(Some(0), 0), (Some(0), 7), (Some(1), 0)]);
+    let mut now = LeadersNow::default();
+    let led = |partition_id: u32, term: u64, records: u64| ReplicaStatus {
+        partition_id,
+        role: Role::Leader.into(),
+        term,
+        records,
+        ..ReplicaStatus::default()
+    };
+    // The last one tells of a leadership that the topology does not show.
+    now.take(&BrokerStatus {
+        node_id: 0,
+        replicas: vec![led(1, 4, 50), led(3, 5, 90)],
+        ..Default::default()
+    });
+    let counted = now.counted(&stale);
+    assert_eq!(counted.partitions.iter().map(|p| p.records).collect::<Vec<_>>(), [50, 7, 0]);
+    assert_eq!(earmark(&stale, &LeadersNow::default()).unwrap().handovers.len(), 0);
+    assert_ne!(earmark(&counted, &now).unwrap().handovers.len(), 0);
+}
+
+#[test]
 fn escs_example_300_300_0_ends_at_200_each() {
     let before = example();
-    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
+    let earmarked = earmark(&before, &LeadersNow::default()).unwrap();
     let mut after = before;
     let mut transferred = BTreeMap::new();
     for handover in &earmarked.handovers {
@@ -98,7 +122,7 @@ fn escs_example_300_300_0_ends_at_200_each() {
     assert_eq!(accounts.keys().collect::<Vec<_>>(), ["esc1-uuid", "esc2-uuid", "esc3-uuid"]);
     assert!(accounts.values().all(Account::is_complete));
     assert!(
-        earmark(&after, &FollowersNow::default()).unwrap().handovers.is_empty(),
+        earmark(&after, &LeadersNow::default()).unwrap().handovers.is_empty(),
         "a second call finds nothing"
     );
 }
@@ -106,7 +130,7 @@ fn escs_example_300_300_0_ends_at_200_each() {
 #[test]
 fn what_an_owner_did_not_hand_over_is_requested_and_not_accepted() {
     let before = example();
-    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
+    let earmarked = earmark(&before, &LeadersNow::default()).unwrap();
     let refused = earmarked.handovers.iter().find(|handover| handover.from == NodeId(1)).unwrap().partition;
     let mut after = before;
     for handover in earmarked.handovers.iter().filter(|handover| handover.partition != refused) {
@@ -116,7 +140,7 @@ fn what_an_owner_did_not_hand_over_is_requested_and_not_accepted() {
     assert_eq!(numbers(&accounts), [(300, 100, 100, 200), (300, 100, 50, 250), (0, 0, 0, 150)]);
     assert!(!accounts["esc2-uuid"].is_complete());
     // The next call moves the rest, and only that.
-    let rest: Vec<_> = earmark(&after, &FollowersNow::default())
+    let rest: Vec<_> = earmark(&after, &LeadersNow::default())
         .unwrap()
         .handovers
         .iter()
@@ -131,20 +155,20 @@ fn what_nobody_can_take_yet_for_its_lag_is_earmarked_and_not_called_even() {
     for replica in &mut before.brokers[2].replicas {
         (replica.lag_entries, replica.lag_bytes) = (None, None);
     }
-    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
+    let earmarked = earmark(&before, &LeadersNow::default()).unwrap();
     assert!(earmarked.handovers.iter().all(|handover| handover.candidates[0] == NodeId(2)));
     // Its owners refuse to hand over, so all is as it was.
     let accounts = account(&earmarked, &before, &BTreeMap::new());
     assert_eq!(numbers(&accounts), [(300, 100, 0, 300), (300, 100, 0, 300), (0, 0, 0, 0)]);
     // Who is away is another matter: that broker owns nothing until it is back.
     before.brokers[2].reachable = false;
-    assert!(earmark(&before, &FollowersNow::default()).unwrap().handovers.is_empty());
+    assert!(earmark(&before, &LeadersNow::default()).unwrap().handovers.is_empty());
 }
 
 #[test]
 fn a_partition_counts_for_its_last_known_owner() {
     let before = topology(2, &[(Some(0), 10), (Some(0), 10), (Some(0), 10), (Some(0), 10)]);
-    let earmarked = earmark(&before, &FollowersNow::default()).unwrap();
+    let earmarked = earmark(&before, &LeadersNow::default()).unwrap();
     let moved: Vec<PartitionId> = earmarked.handovers.iter().map(|handover| handover.partition).collect();
     assert_eq!(moved.len(), 2);
     let reported: BTreeMap<_, _> = moved.iter().map(|partition| (*partition, NodeId(1))).collect();
@@ -169,7 +193,7 @@ fn a_broker_that_stops_or_is_away_is_given_nothing() {
     for (draining, reachable) in [(true, true), (false, false)] {
         let mut topology = example();
         (topology.brokers[2].draining, topology.brokers[2].reachable) = (draining, reachable);
-        assert!(earmark(&topology, &FollowersNow::default()).unwrap().handovers.is_empty());
+        assert!(earmark(&topology, &LeadersNow::default()).unwrap().handovers.is_empty());
     }
 }
 
@@ -178,7 +202,7 @@ fn brokers_without_a_uuid_of_their_own_are_an_internal_error() {
     for uuid in ["", "esc1-uuid"] {
         let mut topology = example();
         topology.brokers[1].uuid = uuid.into();
-        let error = earmark(&topology, &FollowersNow::default()).unwrap_err();
+        let error = earmark(&topology, &LeadersNow::default()).unwrap_err();
         assert_eq!((error.code(), error.to_string().as_str()), (500, "Internal Error"));
     }
 }

@@ -18,10 +18,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster_view::{FollowersNow, cluster_view};
+use crate::cluster_view::{LeadersNow, cluster_view};
 use crate::esc_slot::Slot;
 use crate::metric_definitions;
-use crate::planner::{Plan, Reason};
+use crate::planner::{Plan, Policy, Reason};
 use crate::rebalance::{
     Decision, Outcome, PartitionResult, PlannedPartition, RefusedBecause, RunResult, all_planned, decide,
     refused,
@@ -192,17 +192,16 @@ impl Rebalancer {
         };
         self.check_free().await?;
         let thoroughly = if request.plan.is_some() { Thoroughly::WithProbes } else { Thoroughly::No };
-        let latest = match decide(
-            &self.topology(),
-            &cluster_view(&self.topology(), &FollowersNow::default()),
-            settings,
-        )
-        .0
-        {
-            // A balanced cluster is left alone: nobody is asked anything.
-            Decision::Balanced => FollowersNow::default(),
-            Decision::Refused(_) | Decision::Run(_) => self.ask_leaders(thoroughly).await,
-        };
+        let latest =
+            match decide(&self.topology(), &cluster_view(&self.topology(), &LeadersNow::default()), settings)
+                .0
+            {
+                // A balanced cluster is left alone: nobody is asked anything. But records come and go faster than they are told.
+                Decision::Balanced if settings.policy != Policy::Records => LeadersNow::default(),
+                Decision::Balanced | Decision::Refused(_) | Decision::Run(_) => {
+                    self.ask_leaders(thoroughly).await
+                }
+            };
         let topology = self.topology();
         let (decision, plan) = decide(&topology, &cluster_view(&topology, &latest), settings);
         let fingerprint = plan.map(|plan| plan.fingerprint).unwrap_or_default();
@@ -287,7 +286,7 @@ impl Rebalancer {
 
     /// Whether a run would move anything, as far as the topology tells. Nobody is asked.
     pub(crate) fn would_move(&self, settings: &RunSettings) -> bool {
-        let view = cluster_view(&self.topology(), &FollowersNow::default());
+        let view = cluster_view(&self.topology(), &LeadersNow::default());
         !crate::planner::plan(&view, &settings.plan_request()).is_empty()
     }
 
@@ -330,10 +329,10 @@ impl Rebalancer {
 
     /// Asks every broker what its followers lack now, and which of them it reaches. Who does not answer in time is not
     /// waited for.
-    pub(crate) async fn ask_leaders(&self, thoroughly: Thoroughly) -> FollowersNow {
+    pub(crate) async fn ask_leaders(&self, thoroughly: Thoroughly) -> LeadersNow {
         let topology = self.topology();
         let reachable = topology.brokers.iter().filter(|broker| broker.reachable);
-        let latest = Mutex::new(FollowersNow::default());
+        let latest = Mutex::new(LeadersNow::default());
         let (probe_ms, patience) = match thoroughly {
             Thoroughly::No => (0, LEADERS_ASKED_TIMEOUT),
             Thoroughly::WithProbes => (PROBE_MS, LEADERS_PROBED_TIMEOUT),

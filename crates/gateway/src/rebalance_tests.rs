@@ -6,7 +6,7 @@ use evenkeel_protocol::Epoch;
 use evenkeel_protocol::internal::v1::{BrokerStatus, FollowerLag, ReplicaStatus};
 use evenkeel_protocol::v1::{Health, Role};
 
-use crate::cluster_view::{FollowersNow, cluster_view};
+use crate::cluster_view::{LeadersNow, cluster_view};
 use crate::rebalance_record::{Run, RunHead, RunJson, Transition, balance, timestamp};
 use crate::topology::{BrokerView, PartitionView, ReplicaView};
 
@@ -64,7 +64,7 @@ fn topology(partitions: &[(Option<u64>, Option<u64>)]) -> Topology {
 }
 
 fn decided(topology: &Topology, settings: &RunSettings) -> Decision {
-    decide(topology, &cluster_view(topology, &FollowersNow::default()), settings).0
+    decide(topology, &cluster_view(topology, &LeadersNow::default()), settings).0
 }
 
 fn planned_of(topology: &Topology) -> Vec<PlannedPartition> {
@@ -109,7 +109,7 @@ fn a_primary_that_lags_or_is_away_is_told_as_such() {
 fn what_a_leader_says_of_its_followers_decides_before_what_the_gateway_sees() {
     let skewed = topology(&[(Some(0), Some(1))]);
     let told = |follower: FollowerLag| {
-        let mut now = FollowersNow::default();
+        let mut now = LeadersNow::default();
         now.take(&BrokerStatus {
             node_id: 0,
             replicas: vec![ReplicaStatus {
