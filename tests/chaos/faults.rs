@@ -16,7 +16,7 @@ use crate::network::End;
 /// A broker has this long to go on by itself when there is room on its disk again; then its operator starts it anew.
 const DISK_SETTLE: Duration = Duration::from_secs(3);
 /// Bytes at a segment's beginning that are left alone: what is wrong there says which file it is, not what it holds.
-const SEGMENT_HEADER_BYTES: u64 = 64;
+const SEGMENT_HEADER_BYTES: usize = 64;
 
 /// What a fault's failover figures count for; `None` for faults that are no single failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -214,9 +214,9 @@ fn advice(told: &str) -> Option<&str> {
     Some(rest.split_once('`')?.0)
 }
 
-/// Kills a broker, flips a bit in the first half of a segment, and sees it refuse to start with the file's name. Then either
-/// follows the advice that it gives, and has what is damaged fetched from the other brokers, or puts the bit back as it
-/// was. What stands in a segment's second half may be its torn end.
+/// Kills a broker, flips a bit in a segment, and sees it refuse to start with the file's name. Then either follows the advice
+/// that it gives, and has what is damaged fetched from the other brokers, or puts the bit back as it was. A segment's last
+/// write is left alone: nothing tells it from a torn one.
 async fn flip_bit(cluster: &mut Cluster, broker: usize, choice: SegmentChoice, random: &mut StdRng) {
     cluster.brokers[broker].kill();
     let segments = segments(&cluster.data_directory(broker));
@@ -226,13 +226,13 @@ async fn flip_bit(cluster: &mut Cluster, broker: usize, choice: SegmentChoice, r
         _ => active,
     };
     let intact = std::fs::read(segment).unwrap();
-    let half = intact.len() as u64 / 2;
-    if half <= SEGMENT_HEADER_BYTES {
+    let Some(end) = evenkeel_raft_storage::last_write(&intact).filter(|end| *end > SEGMENT_HEADER_BYTES)
+    else {
         return cluster.restart_broker(broker);
-    }
-    let at = random.random_range(SEGMENT_HEADER_BYTES..half);
+    };
+    let at = random.random_range(SEGMENT_HEADER_BYTES..end);
     let mut damaged = intact.clone();
-    damaged[usize::try_from(at).unwrap()] ^= 1 << random.random_range(0..8);
+    damaged[at] ^= 1 << random.random_range(0..8);
     std::fs::write(segment, &damaged).unwrap();
     let told_before = cluster.brokers[broker].log().len();
     cluster.restart_broker(broker);

@@ -41,14 +41,14 @@ async fn data_of_a_newer_version_is_refused_with_both_versions_and_left_alone() 
     let folder = cluster.data_directory(0);
     let segment = folder.join("log").join("00000000000000000001.log");
     type Raise = fn(&mut Vec<u8>);
-    let cases: [(&Path, Raise); 2] = [
-        (&folder.join("identity.json"), |bytes| {
+    let cases: [(&Path, &str, Raise); 2] = [
+        (&folder.join("identity.json"), "newer than 1", |bytes| {
             let text = String::from_utf8(std::mem::take(bytes)).unwrap();
             *bytes = text.replace("\"format\": 1", "\"format\": 7").into_bytes();
         }),
-        (&segment, |bytes| bytes[8] = 7),
+        (&segment, "newer than 2", |bytes| bytes[8] = 7),
     ];
-    for (path, raise) in cases {
+    for (path, newest, raise) in cases {
         let before = std::fs::read(path).unwrap();
         let mut newer = before.clone();
         raise(&mut newer);
@@ -58,7 +58,7 @@ async fn data_of_a_newer_version_is_refused_with_both_versions_and_left_alone() 
         assert_eq!(cluster.brokers[0].ended().await.code(), Some(2));
         let log = cluster.brokers[0].log();
         let error = log.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap();
-        for part in ["format 7", "newer than 1", "run the version that wrote it or a later one"] {
+        for part in ["format 7", newest, "run the version that wrote it or a later one"] {
             assert!(error.contains(part), "{part:?} is missing in: {error}");
         }
         assert_eq!(std::fs::read(path).unwrap(), newer);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub enum Crash {
     /// last sector may be garbage; of the unsynced directory operations any. The seed decides.
     Tears { seed: u64 },
     /// The power went while sectors were written back in any order: of each file's unsynced sectors any are left, the
-    /// others are zero; of the unsynced directory operations any. The seed decides.
+    /// others are as before, or zero; of the unsynced directory operations any. The seed decides.
     Scatters { seed: u64 },
 }
 
@@ -33,8 +34,8 @@ pub enum Crash {
 struct Inode {
     written: Vec<u8>,
     synced: Vec<u8>,
-    /// Where `written` and `synced` may begin to differ.
-    unsynced_from: usize,
+    /// Outside of this `written` and `synced` are alike.
+    unsynced: Range<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -183,7 +184,7 @@ impl FaultyDisk {
     /// Replaces a file's content, durably; creates the file when there is none.
     pub fn set_content(&self, path: &Path, content: Vec<u8>) {
         let mut state = self.shared.state.lock();
-        let inode = Inode { unsynced_from: content.len(), written: content.clone(), synced: content };
+        let inode = Inode { unsynced: 0..0, written: content.clone(), synced: content };
         match state.names.get(path).copied() {
             Some(existing) => state.inodes[existing] = inode,
             None => {
@@ -319,32 +320,45 @@ enum Left {
 }
 
 impl Inode {
-    /// Keeps what was synced, and of what was appended since as much as `leaves` says: a prefix may have a garbage end.
+    /// Notes that bytes changed, or came, or went.
+    fn changed(&mut self, range: Range<usize>) {
+        self.unsynced = if self.unsynced.is_empty() {
+            range
+        } else {
+            self.unsynced.start.min(range.start)..self.unsynced.end.max(range.end)
+        };
+    }
+
+    /// Keeps what was synced, and of what was written since as much as `leaves` says: a prefix may have a garbage end. Whatever
+    /// is lost of bytes that lay there before is as it was.
     fn crash(&mut self, leaves: Left, random: &mut Random) {
-        let appended = self.written.len().saturating_sub(self.synced.len());
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let until = unsynced.end.min(self.written.len());
         let mut left = std::mem::take(&mut self.synced);
-        if appended > 0 && leaves != Left::Nothing {
-            let kept = random.below(appended as u64 + 1) as usize;
-            left.extend_from_slice(&self.written[left.len()..left.len() + kept]);
+        if unsynced.start < until && leaves != Left::Nothing {
+            let before = left.clone();
+            let kept = random.below((until - unsynced.start) as u64 + 1) as usize;
+            let kept_until = unsynced.start + kept;
+            left.resize(left.len().max(kept_until), 0);
+            left[unsynced.start..kept_until].copy_from_slice(&self.written[unsynced.start..kept_until]);
             if leaves == Left::AnySectors {
-                let appended_from = left.len() - kept;
-                let mut sector = appended_from - appended_from % SECTOR_BYTES;
-                while sector < left.len() {
+                let mut sector = unsynced.start - unsynced.start % SECTOR_BYTES;
+                while sector < kept_until {
                     let next = sector + SECTOR_BYTES;
                     if random.below(2) == 0 {
-                        let until = next.min(left.len());
-                        left[sector.max(appended_from)..until].fill(0);
+                        let lost = sector.max(unsynced.start)..next.min(kept_until);
+                        let was = before.iter().skip(lost.start).copied().chain(std::iter::repeat(0));
+                        left[lost].iter_mut().zip(was).for_each(|(byte, was)| *byte = was);
                     }
                     sector = next;
                 }
             } else if kept > 0 && random.below(2) == 0 {
-                let from = left.len() - 1 - random.below(kept.min(SECTOR_BYTES) as u64) as usize;
-                for byte in &mut left[from..] {
+                let from = kept_until - 1 - random.below(kept.min(SECTOR_BYTES) as u64) as usize;
+                for byte in &mut left[from..kept_until] {
                     *byte = random.below(256) as u8;
                 }
             }
         }
-        self.unsynced_from = left.len();
         self.written = left.clone();
         self.synced = left;
     }
@@ -395,11 +409,12 @@ impl DiskFile for FaultyFile {
         };
         let start = offset as usize;
         let inode = &mut state.inodes[self.inode];
-        inode.unsynced_from = inode.unsynced_from.min(start);
-        let written = &mut inode.written;
-        if written.len() < start + fits {
-            written.resize(start + fits, 0);
+        let grown_from = start.min(inode.written.len());
+        if inode.written.len() < start + fits {
+            inode.written.resize(start + fits, 0);
         }
+        inode.changed(grown_from..start + fits);
+        let written = &mut inode.written;
         written[start..start + fits].copy_from_slice(&bytes[..fits]);
         if failed {
             return Err(io::Error::other("injected write failure"));
@@ -415,8 +430,10 @@ impl DiskFile for FaultyFile {
         self.check_alive(&state)?;
         state.check_works()?;
         let inode = &mut state.inodes[self.inode];
-        inode.unsynced_from = inode.unsynced_from.min(length as usize);
-        inode.written.resize(length as usize, 0);
+        let length = length as usize;
+        let (least, most) = (length.min(inode.written.len()), length.max(inode.written.len()));
+        inode.written.resize(length, 0);
+        inode.changed(least..most);
         Ok(())
     }
 
@@ -435,9 +452,12 @@ impl DiskFile for FaultyFile {
             return Err(io::Error::other("injected sync failure"));
         }
         let inode = &mut state.inodes[self.inode];
-        inode.synced.truncate(inode.unsynced_from);
-        inode.synced.extend_from_slice(&inode.written[inode.unsynced_from..]);
-        inode.unsynced_from = inode.written.len();
+        let unsynced = std::mem::take(&mut inode.unsynced);
+        inode.synced.resize(inode.written.len(), 0);
+        let end = unsynced.end.min(inode.written.len());
+        if unsynced.start < end {
+            inode.synced[unsynced.start..end].copy_from_slice(&inode.written[unsynced.start..end]);
+        }
         Ok(())
     }
 }

@@ -37,6 +37,7 @@ pub use data_directory::{DataDirectory, DataDirectoryError, DiskSpace, Exporting
 pub use exported::{EXPORTER_NAME_BYTES_MAX, EXPORTERS_MAX};
 pub use log::{
     Affected, CommitterDriver, GroupLog, LogFailure, LogOptions, LogRefusal, OpenLogError, SharedLog,
+    last_write,
 };
 pub use metric_definitions::describe_metrics;
 pub use offload::Offload;

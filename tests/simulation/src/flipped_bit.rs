@@ -1,16 +1,14 @@
 //! One bit of a broker's log that its disk turned round, in the middle of what it had synced.
 //!
-//! Nothing tells a damaged last frame from a torn write, so the bit is never in the last ones: with valid frames behind it the
-//! broker must refuse to start, and name the file. Then the bit is put back, and the broker must start.
+//! Nothing tells a damaged last write from a torn one, so the bit is before it: with that behind it the broker must refuse to
+//! start, and name the file. Then the bit is put back, and the broker must start.
 
 use std::path::PathBuf;
 
 use evenkeel_raft_storage::faulty_disk::FaultyDisk;
+use evenkeel_raft_storage::last_write;
 
 use crate::chance::Chance;
-
-/// Bytes at the end of the last segment that stay as they are: many frames of the simulation's small values.
-const END_BYTES: usize = 4_096;
 
 pub struct FlippedBit {
     pub node: usize,
@@ -22,18 +20,14 @@ pub struct FlippedBit {
 }
 
 impl FlippedBit {
-    /// Flips a bit anywhere in the log; `None` while that is too short.
+    /// Flips a bit anywhere in the log but in a segment's last write; `None` where there is nothing else.
     pub fn flip(node: usize, disk: &FaultyDisk, chance: &mut Chance) -> Option<Self> {
         let files: Vec<PathBuf> = disk.files().into_iter().filter(|file| is_segment(file)).collect();
         let index = chance.index(files.len());
         let file = files.get(index)?.clone();
         let mut content = disk.content(&file)?;
-        // Space that a segment was given before it is written to holds nothing that could be damaged.
-        let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let end = if index + 1 == files.len() { used.checked_sub(END_BYTES)? } else { used };
-        if end == 0 {
-            return None;
-        }
+        // Room that a segment was given before it is written to holds nothing that could be damaged.
+        let end = last_write(&content)?;
         let (offset, mask) = (chance.index(end), 1 << chance.index(8));
         content[offset] ^= mask;
         let byte = content[offset];

@@ -46,9 +46,6 @@ pub struct Nemesis {
     /// Who may end by itself: its disk is full or fails.
     disk_trouble: Vec<bool>,
     down: Vec<bool>,
-    /// Refused to start on a disk that lost sectors out of order, and stays away: at most one.
-    refused: Option<usize>,
-    scattered: bool,
     /// At most one at a time.
     flipped: Option<FlippedBit>,
     /// Was started on a log with a flipped bit, which it must refuse.
@@ -69,8 +66,6 @@ impl Nemesis {
             remedies: Vec::new(),
             disk_trouble: vec![false; count],
             down: vec![false; count],
-            refused: None,
-            scattered: false,
             flipped: None,
             must_refuse: None,
         };
@@ -283,12 +278,9 @@ impl Nemesis {
         let crash = match self.chance.between(0, 100) {
             0..15 => Crash::ProcessOnly,
             15..50 => Crash::LosesUnsynced,
-            50..92 => Crash::Tears { seed },
-            // Recovery may have to refuse the start then; more than one such broker could stop the cluster.
-            _ if self.scattered => Crash::Tears { seed },
+            50..80 => Crash::Tears { seed },
             _ => Crash::Scatters { seed },
         };
-        self.scattered |= matches!(crash, Crash::Scatters { .. });
         note(shared, "crashes", &format!("broker {node} crashes: {crash:?}"));
         sim.crash(name(node));
         self.after_death(node, crash, shared);
@@ -336,12 +328,6 @@ impl Nemesis {
                 self.later(now, 50, 3_000, Remedy::Restart(node));
                 continue;
             }
-            if self.scattered && why.contains("but a valid frame follows") && self.refused.is_none() {
-                note(shared, "refused starts", &format!("broker {node} stays away: {why}"));
-                self.refused = Some(node);
-                self.down[node] = true;
-                continue;
-            }
             if !self.disk_trouble[node] && why != ASKED_TO {
                 shared.lock().fail(format!("broker {node} ended: {why}"));
                 continue;
@@ -385,7 +371,7 @@ impl Nemesis {
     /// Whether everybody who can run does.
     pub fn all_run(&self, shared: &Shared) -> bool {
         let shared = shared.lock();
-        (0..self.machines.len()).all(|node| shared.runs(node) || self.refused == Some(node))
+        (0..self.machines.len()).all(|node| shared.runs(node))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::batches;
 use super::damage;
 use super::frame::{self, FrameHeader, Kind, Salt};
 use super::recovery;
@@ -9,7 +10,7 @@ use super::segment;
 use crate::disk::Disk;
 
 const SALT: Salt = Salt(0);
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Blank,
     Kind::Command,
     Kind::Membership,
@@ -19,6 +20,7 @@ const KINDS: [Kind; 9] = [
     Kind::Committed,
     Kind::GroupState,
     Kind::CheckpointEnd,
+    Kind::Batch,
 ];
 const FLAGS: [u16; 5] = [0, 0, frame::MOVED, frame::GRANTED, frame::NO_LOG_ID];
 /// Numbers that are worth trying beside small ones.
@@ -34,13 +36,16 @@ pub fn frames(bytes: &[u8]) {
 pub fn segments_of_fields(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut fields = bytes.iter().copied();
     let mut segments = Vec::new();
+    let mut next_batch = 1;
     for sequence in 1..=2 {
-        let mut segment = segment::encode_start(sequence, SALT, std::iter::empty());
-        if fields.next().is_some_and(|byte| byte % 2 == 0) {
+        let mut segment = segment::encode_start(sequence, SALT, next_batch, std::iter::empty());
+        let mut checkpoint_is_open = fields.next().is_some_and(|byte| byte % 2 == 0);
+        if checkpoint_is_open {
             // The checkpoint is made of them, too.
             segment.truncate(segment::HEADER_BYTES);
         }
         let frames = if sequence == 1 { bytes.len() / 24 } else { usize::MAX };
+        let mut batch = vec![0; frame::HEADER_BYTES];
         for _ in 0..frames {
             let Some(kind) = fields.next() else { break };
             let mut number = || match fields.next().unwrap_or(0) {
@@ -56,7 +61,25 @@ pub fn segments_of_fields(bytes: &[u8]) -> Vec<Vec<u8>> {
                 Kind::Command | Kind::Membership => (0..number() % 16).map(|byte| byte as u8).collect(),
                 _ => Vec::new(),
             };
-            FrameHeader { kind, flags, group, term, node, index }.encode_to(&mut segment, SALT, &payload);
+            let header = FrameHeader { kind, flags, group, term, node, index };
+            if checkpoint_is_open && matches!(kind, Kind::GroupState | Kind::CheckpointEnd) {
+                header.encode_to(&mut segment, SALT, &payload);
+                checkpoint_is_open = kind != Kind::CheckpointEnd;
+                continue;
+            }
+            checkpoint_is_open = false;
+            header.encode_to(&mut batch, SALT, &payload);
+            if index % 3 == 0 {
+                batches::seal(&mut batch, next_batch, SALT);
+                next_batch += 1;
+                segment.append(&mut batch);
+                batch.resize(frame::HEADER_BYTES, 0);
+            }
+        }
+        if batch.len() > frame::HEADER_BYTES {
+            batches::seal(&mut batch, next_batch, SALT);
+            next_batch += 1;
+            segment.append(&mut batch);
         }
         segments.push(segment);
     }
@@ -70,7 +93,7 @@ pub fn recover(disk: &dyn Disk, directory: &Path) {
     assert_eq!(affected.ok(), Some(damage::Affected::none()));
     // What is recovered can be written down again.
     for (group, index) in &recovered.groups {
-        let start = segment::encode_start(9, SALT, std::iter::once((*group, index)));
+        let start = segment::encode_start(9, SALT, 1, std::iter::once((*group, index)));
         assert!(segment::decode_header(&start).is_ok());
     }
 }

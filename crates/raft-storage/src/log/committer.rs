@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
 
+use super::batches;
 use super::log_core::{Batch, LogCore, Waiter};
 use super::log_error::LogFailure;
 use super::segment;
@@ -39,6 +40,21 @@ struct Underway {
     durable: bool,
 }
 
+/// What the committer remembers from round to round.
+#[derive(Default)]
+struct Progress {
+    /// The batch that waits for room on the disk.
+    underway: Option<Underway>,
+    room: Room,
+}
+
+/// How far the segment being written was given room.
+#[derive(Default)]
+struct Room {
+    segment: u64,
+    end: u64,
+}
+
 /// A log whose committer has to be run. Dropping it stops the log, so that whoever waits is told also when the
 /// committer's task is dropped, before its first step even, or its thread unwinds.
 pub struct Committer(pub Arc<LogShared>);
@@ -52,9 +68,9 @@ impl Drop for Committer {
 /// Runs rounds on the calling thread until the log is closed or has failed.
 pub fn run_on_thread(committer: Committer) {
     let log = &*committer.0;
-    let mut underway = None;
+    let mut progress = Progress::default();
     loop {
-        match run_round(log, &mut underway) {
+        match run_round(log, &mut progress) {
             Round::Worked => continue,
             Round::NoRoom => {
                 std::thread::sleep(Duration::from_millis(FULL_RETRY_MS));
@@ -75,13 +91,13 @@ pub fn run_on_thread(committer: Committer) {
 /// Runs rounds on the current task until the log is closed or has failed.
 pub async fn run_on_task(committer: Committer) {
     let log = &*committer.0;
-    let mut underway = None;
+    let mut progress = Progress::default();
     loop {
-        let outcome = match next(log, &mut underway) {
+        let outcome = match next(log, &mut progress.underway) {
             Some(next) => {
                 #[cfg(feature = "known-bugs")]
                 let mut next = next;
-                let mut written = write(log, &next);
+                let mut written = write(log, &next, &mut progress.room);
                 if let Ok(true) = written {
                     #[cfg(feature = "known-bugs")]
                     if crate::known_bugs::KnownBug::AcknowledgeBeforeSync.is_awake() {
@@ -93,11 +109,11 @@ pub async fn run_on_task(committer: Committer) {
                     }
                     written = sync(log, &next).map(|()| true);
                 }
-                finish(log, next, written, &mut underway)
+                finish(log, next, written, &mut progress.underway)
             }
             None => delete_oldest(log),
         };
-        match end_round(log, outcome, &underway) {
+        match end_round(log, outcome, &progress.underway) {
             Round::Worked => {
                 // Others of this runtime may queue for the next batch meanwhile.
                 tokio::task::yield_now().await;
@@ -121,20 +137,20 @@ fn is_over(core: &LogCore) -> bool {
 }
 
 /// One round, with the batch that is still under way from the one before, if any.
-fn run_round(log: &LogShared, underway: &mut Option<Underway>) -> Round {
-    let outcome = match next(log, underway) {
+fn run_round(log: &LogShared, progress: &mut Progress) -> Round {
+    let outcome = match next(log, &mut progress.underway) {
         Some(next) => {
-            let written = write(log, &next).and_then(|written| {
+            let written = write(log, &next, &mut progress.room).and_then(|written| {
                 if written {
                     sync(log, &next)?;
                 }
                 Ok(written)
             });
-            finish(log, next, written, underway)
+            finish(log, next, written, &mut progress.underway)
         }
         None => delete_oldest(log),
     };
-    end_round(log, outcome, underway)
+    end_round(log, outcome, &progress.underway)
 }
 
 fn next(log: &LogShared, underway: &mut Option<Underway>) -> Option<Underway> {
@@ -162,8 +178,9 @@ fn take(log: &LogShared) -> Option<Batch> {
     if core.failure.is_some() || !core.has_batch() {
         return None;
     }
-    let batch = core.take_batch();
+    let mut batch = core.take_batch();
     drop(core);
+    batches::seal(&mut batch.bytes, batch.number, log.salt);
     log.room.notify_waiters();
     Some(batch)
 }
@@ -250,18 +267,56 @@ fn file_of<'a>(log: &LogShared, batch: &'a Batch) -> Result<&'a Arc<dyn DiskFile
 }
 
 /// Writes a batch; `false` when it has to wait for room, and then nothing of it is left.
-fn write(log: &LogShared, Underway { batch, durable }: &Underway) -> Result<bool, LogFailure> {
+fn write(
+    log: &LogShared,
+    Underway { batch, durable }: &Underway,
+    room: &mut Room,
+) -> Result<bool, LogFailure> {
     if *durable || batch.bytes.is_empty() {
         return Ok(true);
     }
     let file = file_of(log, batch)?;
     match file.write_all_at(&batch.bytes, batch.offset) {
-        Ok(()) => Ok(true),
+        Ok(()) => room.ahead_of(log, file, batch).map(|()| true),
         Err(error) if is_full(&error) && may_wait(log) => {
+            *room = Room::default();
             let cut = file.set_length(batch.offset);
             cut.map(|()| false).map_err(|e| failure_of("cut", path_of(log, batch), &e))
         }
         Err(error) => Err(failure_of("write", path_of(log, batch), &error)),
+    }
+}
+
+impl Room {
+    /// Sees to it that there is room behind a batch that was written. It is only a matter of speed: where the disk has none left,
+    /// batches lengthen the file.
+    fn ahead_of(
+        &mut self,
+        log: &LogShared,
+        file: &Arc<dyn DiskFile>,
+        batch: &Batch,
+    ) -> Result<(), LogFailure> {
+        let failed = |e: std::io::Error| failure_of("give room to", path_of(log, batch), &e);
+        let step = log.options.room_bytes;
+        let end = batch.offset + batch.bytes.len() as u64;
+        if step == 0 {
+            return Ok(());
+        }
+        if self.segment != batch.segment {
+            *self = Self { segment: batch.segment, end: file.length().map_err(failed)? };
+        }
+        if end < self.end {
+            return Ok(());
+        }
+        let wanted = (end / step + 1) * step;
+        match file.write_all_at(&vec![0; (wanted - end) as usize], end) {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => file.set_length(end).map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        }
+        // Also where there was none: it is asked for again a step later.
+        self.end = wanted;
+        Ok(())
     }
 }
 

@@ -6,8 +6,9 @@
 //! # Whose was the damaged frame?
 //! Its own header says so, but may be what is damaged. It is believed only when the frame spans exactly what lies between
 //! its neighbours and
-//! - turning one bit of the header round, or naming another group, makes the checksum right: then that is what it was; or
-//! - it is an entry, and the one that its group had to append next.
+//! - turning one bit of the header round, or naming another group, makes the checksum right: then that is what it was (a
+//!   batch's own frame is nobody's); or
+//! - it is an entry, and the one that its group had to append next, or one that the group had and that was moved forward.
 //!
 //! Else any group may have lost a frame, a vote even, that nothing else tells of: all groups are affected. So are they when
 //! a segment is missing or its start does not check. A group that is thought whole must also agree with every checkpoint
@@ -18,11 +19,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::frame::{self, FrameHeader, Kind, Salt};
+use super::batches::{Batches, Stretch};
+use super::entry_codec::log_id;
+use super::frame::{self, FrameHeader, Kind, MOVED, Salt};
 use super::group_index::{GroupIndex, GroupState, Location};
 use super::log_error::OpenLogError;
-use super::recovery::{Replay, io_error, read_whole};
-use super::segment::{self, BadHeader};
+use super::recovery::{Replay, io_error, read_header, read_whole};
+use super::segment;
 use crate::disk::{Disk, DiskFile};
 use crate::types::GroupId;
 
@@ -112,14 +115,23 @@ pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, 
         replay: Replay::new(disk, directory, &sequences)?,
         affected: BTreeSet::new(),
         files: BTreeMap::new(),
+        next_batch: None,
     };
-    let last = sequences.last().copied();
+    let mut headers = Vec::with_capacity(sequences.len());
     for sequence in sequences {
-        if !reader.read_segment(disk, directory, sequence, Some(sequence) == last)? {
+        match read_header(disk, directory, sequence) {
+            Ok(header) => headers.push(header),
+            Err(OpenLogError::Corrupt { .. }) => return Ok(Surviving::nothing()),
+            Err(error) => return Err(error),
+        }
+    }
+    for (at, header) in headers.iter().enumerate() {
+        let until = headers.get(at + 1).map(|next| next.first_batch);
+        if !reader.read_segment(disk, directory, header, until)? {
             return Ok(Surviving::nothing());
         }
     }
-    let Reader { replay, mut affected, files } = reader;
+    let Reader { replay, mut affected, files, .. } = reader;
     let Replay { salt, mut groups, .. } = replay;
     affected.extend(groups.iter().filter(|(_, i)| i.first_missing().is_some()).map(|(group, _)| *group));
     groups.retain(|group, _| !affected.contains(group));
@@ -131,6 +143,8 @@ struct Reader {
     replay: Replay,
     affected: BTreeSet<GroupId>,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
+    /// Once a segment was read.
+    next_batch: Option<u64>,
 }
 
 impl Reader {
@@ -139,26 +153,41 @@ impl Reader {
         &mut self,
         disk: &dyn Disk,
         directory: &Path,
-        sequence: u64,
-        is_last: bool,
+        header: &segment::Header,
+        until: Option<u64>,
     ) -> Result<bool, OpenLogError> {
-        let path = segment::path(directory, sequence);
-        let (file, bytes) = read_whole(disk, &path)?;
+        let segment::Header { sequence, salt, first_batch } = *header;
+        let (file, bytes) = read_whole(disk, &segment::path(directory, sequence))?;
         self.files.insert(sequence, file);
-        let salt = match segment::decode_header(&bytes) {
-            Ok((stored, salt)) if stored == sequence => salt,
-            Err(BadHeader::Newer(found)) => {
-                return Err(OpenLogError::NewerFormat { path, found, supported: segment::FORMAT_VERSION });
-            }
-            _ => return Ok(false),
-        };
         let is_first = self.replay.salt.is_none();
-        if *self.replay.salt.get_or_insert(salt) != salt {
+        if *self.replay.salt.get_or_insert(salt) != salt
+            || self.next_batch.is_some_and(|expected| expected != first_batch)
+        {
             return Ok(false);
         }
-        let Some(mut offset) = self.read_checkpoint(&bytes, salt, is_first) else { return Ok(false) };
+        let Some(offset) = self.read_checkpoint(&bytes, salt, is_first) else { return Ok(false) };
+        let mut batches = Batches::new(&bytes, salt, offset, first_batch, until);
+        for stretch in batches.by_ref() {
+            // An empty stretch is where whole batches are missing.
+            if let Stretch::Damaged(missing) = &stretch
+                && missing.is_empty()
+            {
+                return Ok(false);
+            }
+            let (Stretch::Frames(frames) | Stretch::Damaged(frames)) = stretch;
+            if !self.read_frames(&bytes[..frames.end], frames.start, sequence, salt) {
+                return Ok(false);
+            }
+        }
+        self.next_batch = Some(batches.next);
+        Ok(true)
+    }
+
+    /// Reads frames from `offset` on, past those that do not check; `false` when it is not known whose these were.
+    fn read_frames(&mut self, bytes: &[u8], mut offset: usize, sequence: u64, salt: Salt) -> bool {
         while offset < bytes.len() {
             match frame::decode(&bytes[offset..], salt) {
+                Ok((FrameHeader { kind: Kind::Batch, .. }, _)) => offset += frame::HEADER_BYTES,
                 Ok((header, payload)) => {
                     let length = frame::HEADER_BYTES + payload.len();
                     let location =
@@ -170,21 +199,19 @@ impl Reader {
                     offset += length;
                 }
                 Err(_) => {
-                    let next = frame::find_valid(&bytes, offset + 1, salt);
-                    if next.is_none() && is_last {
-                        // A torn write: never acknowledged.
-                        return Ok(true);
-                    }
-                    let end = next.unwrap_or(bytes.len());
+                    let end = frame::find_valid(bytes, offset + 1, salt).unwrap_or(bytes.len());
                     match owner(&bytes[offset..end], salt, &self.replay.groups) {
-                        Some(group) => self.affected.insert(group),
-                        None => return Ok(false),
-                    };
+                        Some(Owner::Nobody) => {}
+                        Some(Owner::Group(group)) => {
+                            self.affected.insert(group);
+                        }
+                        None => return false,
+                    }
                     offset = end;
                 }
             }
         }
-        Ok(true)
+        true
     }
 
     /// Offset behind the checkpoint; `None` when it is damaged.
@@ -216,8 +243,15 @@ impl Reader {
     }
 }
 
-/// The group that the damaged bytes between two good frames belong to, if they are one frame and there is no doubt.
-fn owner(bytes: &[u8], salt: Salt, groups: &BTreeMap<GroupId, GroupIndex>) -> Option<GroupId> {
+/// Whose a damaged frame was.
+enum Owner {
+    /// It was a batch's own.
+    Nobody,
+    Group(GroupId),
+}
+
+/// Whose the damaged bytes between two good frames were, if they are one frame and there is no doubt.
+fn owner(bytes: &[u8], salt: Salt, groups: &BTreeMap<GroupId, GroupIndex>) -> Option<Owner> {
     if bytes.len() < frame::HEADER_BYTES || bytes.len() > frame::HEADER_BYTES + frame::PAYLOAD_BYTES_MAX {
         return None;
     }
@@ -227,7 +261,10 @@ fn owner(bytes: &[u8], salt: Salt, groups: &BTreeMap<GroupId, GroupIndex>) -> Op
     for bit in 0..frame::HEADER_BYTES * 8 {
         tried[bit / 8] ^= 1 << (bit % 8);
         if let Some(header) = frame::decode_parts(&tried, payload, salt) {
-            return Some(header.group);
+            return Some(match header.kind {
+                Kind::Batch => Owner::Nobody,
+                _ => Owner::Group(header.group),
+            });
         }
         tried[bit / 8] ^= 1 << (bit % 8);
     }
@@ -235,12 +272,14 @@ fn owner(bytes: &[u8], salt: Salt, groups: &BTreeMap<GroupId, GroupIndex>) -> Op
     for group in groups.keys() {
         tried[12..16].copy_from_slice(&group.to_le_bytes());
         if frame::decode_parts(&tried, payload, salt).is_some() {
-            return Some(*group);
+            return Some(Owner::Group(*group));
         }
     }
     let index = groups.get(&claimed.group)?;
     let term_before = index.last_log_id().map_or(0, |last| last.committed_leader_id().term);
     let comes_next = claimed.index == index.last_log_id().map_or(0, |last| last.index + 1);
-    let appended = claimed.kind.is_entry() && claimed.flags == 0;
-    (appended && comes_next && claimed.term >= term_before).then_some(claimed.group)
+    let is = |flags| claimed.kind.is_entry() && claimed.flags == flags;
+    let appended = is(0) && comes_next && claimed.term >= term_before;
+    let moved = is(MOVED) && index.may_have(&log_id(claimed.term, claimed.node, claimed.index));
+    (appended || moved).then_some(Owner::Group(claimed.group))
 }

@@ -31,6 +31,8 @@ pub enum Kind {
     GroupState = 8,
     /// Checkpoint: its end; the index is the number of groups in it.
     CheckpointEnd = 9,
+    /// What is written and synced at once begins; see [`super::batches`].
+    Batch = 10,
 }
 
 /// Flag of an entry that was written before and moved forward.
@@ -54,6 +56,7 @@ impl Kind {
             7 => Self::Committed,
             8 => Self::GroupState,
             9 => Self::CheckpointEnd,
+            10 => Self::Batch,
             _ => return None,
         })
     }
@@ -130,6 +133,11 @@ impl FrameHeader {
             index: read_u64(bytes, 32),
         }
     }
+}
+
+/// Whether a frame of this kind may begin here; most bytes are ruled out by it.
+pub fn could_be(kind: Kind, bytes: &[u8]) -> bool {
+    bytes.get(8..10) == Some(&[MAGIC, kind as u8])
 }
 
 /// The header of a frame that consists of these parts, if it checks.

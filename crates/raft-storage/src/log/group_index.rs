@@ -162,12 +162,17 @@ impl GroupIndex {
         removed
     }
 
+    /// Whether the group has this entry, or one at its index of which no more is known yet.
+    pub fn may_have(&self, log_id: &LogId) -> bool {
+        let slot = self.slot(log_id.index);
+        slot.is_some_and(|slot| slot.location.is_missing() || slot.leader == *log_id.committed_leader_id())
+    }
+
     /// Notes that the entry now lies at `location`; returns where it lay.
     pub fn relocate(&mut self, log_id: &LogId, location: Location) -> Result<Location, Misfit> {
         let leader = *log_id.committed_leader_id();
-        let slot = self.slot_mut(log_id.index);
-        let slot = slot.filter(|slot| slot.location.is_missing() || slot.leader == leader);
-        let slot = slot.ok_or(Misfit::MovedUnknown(*log_id))?;
+        let known = self.may_have(log_id);
+        let slot = self.slot_mut(log_id.index).filter(|_| known).ok_or(Misfit::MovedUnknown(*log_id))?;
         slot.leader = leader;
         Ok(std::mem::replace(&mut slot.location, location))
     }

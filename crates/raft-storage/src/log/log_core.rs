@@ -119,7 +119,7 @@ pub struct LogCore {
     open_segment: u64,
     open_offset: u64,
     segment_bytes_max: u64,
-    /// What gathers.
+    /// What gathers. It begins with room for the batch's own frame.
     number: u64,
     bytes: Vec<u8>,
     frames: u64,
@@ -144,7 +144,7 @@ const SPARE_BYTES_MAX: usize = 8 << 20;
 impl LogCore {
     /// The state after recovery.
     pub fn new(recovered: Recovered, segment_bytes_max: u64, cache_bytes_max: u64) -> Self {
-        let Recovered { salt, segments, groups } = recovered;
+        let Recovered { salt, segments, groups, next_batch } = recovered;
         let mut segments: BTreeMap<u64, Segment> = (segments.into_iter())
             .map(|found| {
                 let RecoveredSegment { sequence, file, bytes, start_bytes } = found;
@@ -167,7 +167,7 @@ impl LogCore {
             open_segment,
             open_offset,
             segment_bytes_max,
-            number: 1,
+            number: next_batch,
             bytes: Vec::new(),
             frames: 0,
             waiters: Vec::new(),
@@ -176,7 +176,7 @@ impl LogCore {
             spare: Vec::new(),
             committed_unwritten: Vec::new(),
             cache: EntryCache::new(cache_bytes_max),
-            durable_batch: 0,
+            durable_batch: next_batch.saturating_sub(1),
             durable_until: (open_segment, open_offset),
             failure: None,
             closing: false,
@@ -208,6 +208,10 @@ impl LogCore {
     }
 
     fn queue(&mut self, header: &[u8; frame::HEADER_BYTES], body: &[u8]) -> Location {
+        if self.bytes.is_empty() {
+            self.bytes.resize(frame::HEADER_BYTES, 0);
+            self.open_offset += frame::HEADER_BYTES as u64;
+        }
         let bytes = (frame::HEADER_BYTES + body.len()) as u32;
         let location = Location { segment: self.open_segment, offset: self.open_offset, bytes };
         self.bytes.extend_from_slice(header);
@@ -353,6 +357,8 @@ impl LogCore {
             self.queue_committed(group);
         }
         self.flush_wanted = false;
+        // A batch without frames is not written, and takes no number.
+        let next = self.number + u64::from(!self.bytes.is_empty());
         let (segment, offset) = self.batch_start;
         let written_to = self.segments.entry(segment).or_default();
         written_to.bytes = self.open_offset;
@@ -360,7 +366,7 @@ impl LogCore {
         let rotation = (self.open_offset >= self.segment_bytes_max).then(|| {
             let sequence = segment + 1;
             let groups = self.groups.iter().map(|(group, index)| (*group, index));
-            let start = segment::encode_start(sequence, self.salt, groups);
+            let start = segment::encode_start(sequence, self.salt, next, groups);
             (self.open_segment, self.open_offset) = (sequence, start.len() as u64);
             let start_bytes = start.len() as u64;
             self.segments.insert(sequence, Segment { bytes: start_bytes, start_bytes, ..Segment::default() });
@@ -369,7 +375,7 @@ impl LogCore {
         self.batch_start = (self.open_segment, self.open_offset);
         let deletable = self.take_deletable();
         let batch = Batch {
-            number: self.number,
+            number: next - 1,
             bytes: std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare)),
             frames: std::mem::take(&mut self.frames),
             waiters: std::mem::take(&mut self.waiters),
@@ -379,7 +385,7 @@ impl LogCore {
             rotation,
             deletable,
         };
-        self.number += 1;
+        self.number = next;
         batch
     }
 

@@ -4,11 +4,12 @@
 //!
 //! The log is a directory of segments `<sequence, 20 digits>.log`, numbered without gaps. A segment is a header
 //! ([`segment`]), a checkpoint (the state of every group when the segment began: vote, committed, purged, range of
-//! entries), then frames ([`frame`]) in the order in which they were queued:
+//! entries), then batches ([`batches`]) of frames ([`frame`]) in the order in which they were queued:
 //!
 //! ```text
-//! segment = header checkpoint frame*
-//! header  = magic[8] version:u32 crc:u32 sequence:u64 salt:u64
+//! segment = header checkpoint batch* room
+//! header  = magic[8] version:u32 crc:u32 sequence:u64 salt:u64 first_batch:u64
+//! batch   = a frame that says number, length and checksum of what follows; frame*
 //! frame   = crc:u32 length:u32 magic:u8 kind:u8 flags:u16 group:u32 term:u64 node:u64 index:u64 payload[length]
 //! ```
 //!
@@ -24,16 +25,16 @@
 //! # Durability
 //!
 //! One committer takes everything queued, writes it with one call, syncs once and then completes every caller;
-//! meanwhile the next batch gathers. A segment's header and checkpoint are durable before its name is, and its name
+//! meanwhile the next batch gathers. It writes into room that the segment was given before, a megabyte at a time, so that
+//! most syncs find the file's length and blocks as they were and the file system has only the data to write. A segment's header and checkpoint are durable before its name is, and its name
 //! before its first frame. Votes, appends and truncations are reported when durable; purges and committed
 //! positions ride with the next batch. A batch that finds the disk full waits for room; any other failed write, and any
 //! failed sync, ends the log: nothing is retried, everything fails.
 //!
 //! # Recovery
 //!
-//! A frame that does not check, at the end of the last segment with nothing valid after it, is a torn write: it was
-//! never acknowledged, and is cut. Anything else that does not check is corruption and stops the start
-//! ([`recovery`]). What it concerns is told by [`damage`]; [`forget`] writes the log anew without it.
+//! A batch that does not check, with no later one anywhere, is a torn write: it was never acknowledged, and the log goes on in
+//! its place. Anything else that does not check is corruption and stops the start ([`recovery`]). What it concerns is told by [`damage`]; [`forget`] writes the log anew without it.
 //!
 //! # Space
 //!
@@ -49,6 +50,7 @@
 //! about 100 ns per entry.
 
 pub(crate) mod bad_input;
+mod batches;
 mod committer;
 mod damage;
 mod entry_cache;
@@ -68,6 +70,7 @@ mod shared_log;
 #[cfg(test)]
 mod tests;
 
+pub use batches::last_write;
 pub use damage::{Affected, affected_groups};
 pub use forget::{ForgetError, copy_without};
 pub use group_log::GroupLog;

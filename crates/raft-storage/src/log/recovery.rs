@@ -1,21 +1,22 @@
 //! Reading the log back at the start: every segment, every frame, every checksum.
 //!
-//! A torn end of the last segment is cut. Everything else that does not check stops the start with the file, the
-//! offset and the remedy, since cutting there could drop acknowledged records:
-//! - a bad frame with a valid one after it, or in any but the last segment;
+//! A torn batch at the end of the last segment is dropped: the log goes on in its place. Everything else that does not check
+//! stops the start with the file, the offset and the remedy, since acknowledged records could be dropped:
+//! - a bad batch with a later one after it, or in any but the last segment;
 //! - a bad segment header or checkpoint (they are durable before the segment has its name);
 //! - a segment or entry that is missing between others; a frame that does not fit what came before it.
 //!
-//! This counts on file systems that lengthen a file only once the data is there (ext4 in ordered mode, xfs): they
-//! leave a prefix of an unsynced write. On one that leaves holes, a torn batch of several frames can look like
-//! corruption; the start is refused then rather than guessed.
+//! So nothing is asked of the order in which a disk writes what it was not told to sync ([`super::batches`]). What cannot be
+//! told apart is a torn last batch and one that the disk damaged later.
 //!
 //! Before the log is used the last segment is synced: what a dead process wrote may be readable but not durable yet.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::batches::{Batches, Stretch};
 use super::entry_codec::log_id;
 use super::frame::{self, FrameHeader, GRANTED, Kind, MOVED, NO_LOG_ID, Salt};
 use super::group_index::{GroupIndex, GroupState, INDEX_MAX, Location, Misfit};
@@ -30,6 +31,7 @@ use crate::types::raft::Vote;
 pub struct RecoveredSegment {
     pub sequence: u64,
     pub file: Arc<dyn DiskFile>,
+    /// Bytes of it that count: header, checkpoint and batches.
     pub bytes: u64,
     /// Bytes of its header and checkpoint.
     pub start_bytes: u64,
@@ -41,9 +43,14 @@ pub struct Recovered {
     pub salt: Salt,
     pub segments: Vec<RecoveredSegment>,
     pub groups: BTreeMap<GroupId, GroupIndex>,
+    /// Number of the batch that comes next.
+    pub next_batch: u64,
 }
 
-/// Reads the log in `directory`, cuts a torn end, and makes sure that what it returns is durable. An empty
+/// Number of a log's first batch.
+const FIRST_BATCH: u64 = 1;
+
+/// Reads the log in `directory` up to a torn end, and makes sure that what it returns is durable. An empty
 /// directory becomes an empty log with the salt `fresh_salt`.
 pub fn recover(disk: &dyn Disk, directory: &Path, fresh_salt: Salt) -> Result<Recovered, OpenLogError> {
     disk.create_directory(directory).map_err(io_error("create the directory", directory))?;
@@ -57,12 +64,20 @@ pub fn recover(disk: &dyn Disk, directory: &Path, fresh_salt: Salt) -> Result<Re
     if let Some(hole) = sequences.windows(2).find(|pair| pair[1] != pair[0] + 1) {
         return Err(OpenLogError::MissingSegment { path: segment::path(directory, hole[0] + 1) });
     }
-    let Some(&last) = sequences.last() else { return create_first(disk, directory, fresh_salt) };
+    if sequences.is_empty() {
+        return create_first(disk, directory, fresh_salt);
+    }
 
     let mut replay = Replay::new(disk, directory, &sequences)?;
     let mut segments = Vec::with_capacity(sequences.len());
-    for sequence in sequences {
-        segments.push(read_segment(disk, directory, sequence, sequence == last, &mut replay)?);
+    let mut next_batch = None;
+    for (at, sequence) in sequences.iter().enumerate() {
+        // A finished segment ends with the batch before the next one's first.
+        let until = match sequences.get(at + 1) {
+            Some(next) => Some(read_header(disk, directory, *next)?.first_batch),
+            None => None,
+        };
+        segments.push(read_segment(disk, directory, *sequence, until, &mut next_batch, &mut replay)?);
     }
     disk.sync_directory(directory).map_err(io_error("sync the directory", directory))?;
 
@@ -77,16 +92,18 @@ pub fn recover(disk: &dyn Disk, directory: &Path, fresh_salt: Salt) -> Result<Re
         }
         index.recount_bytes();
     }
-    Ok(Recovered { salt: salt.unwrap_or(fresh_salt), segments, groups })
+    let next_batch = next_batch.unwrap_or(FIRST_BATCH);
+    Ok(Recovered { salt: salt.unwrap_or(fresh_salt), segments, groups, next_batch })
 }
 
 fn create_first(disk: &dyn Disk, directory: &Path, salt: Salt) -> Result<Recovered, OpenLogError> {
-    let start = segment::encode_start(1, salt, std::iter::empty());
+    let start = segment::encode_start(1, salt, FIRST_BATCH, std::iter::empty());
     let file = segment::create(disk, directory, 1, &start);
     let file = file.map_err(io_error("create the first segment", directory))?;
     let bytes = start.len() as u64;
     let first = RecoveredSegment { sequence: 1, file, bytes, start_bytes: bytes };
-    Ok(Recovered { salt, segments: vec![first], groups: BTreeMap::new() })
+    let groups = BTreeMap::new();
+    Ok(Recovered { salt, segments: vec![first], groups, next_batch: FIRST_BATCH })
 }
 
 pub(super) fn io_error<'a>(
@@ -118,6 +135,22 @@ impl<'a> Reading<'a> {
         OpenLogError::Corrupt { path: self.path.clone(), offset: self.offset as u64, what: what.to_string() }
     }
 
+    /// Names the first frame in a damaged stretch that does not check.
+    fn damaged(&mut self, stretch: Range<usize>, is_finished: bool) -> OpenLogError {
+        let end = stretch.end;
+        self.offset = stretch.start;
+        loop {
+            match self.peek() {
+                Ok((.., location)) if self.offset < end => self.offset += location.bytes as usize,
+                Ok(_) => return self.corrupt("a batch is missing here"),
+                Err(bad) if is_finished => {
+                    return self.corrupt(format!("{bad}, in a segment that was finished"));
+                }
+                Err(bad) => return self.corrupt(format!("{bad}, but a later write follows at byte {end}")),
+            }
+        }
+    }
+
     fn peek(&self) -> Result<(FrameHeader, &'a [u8], Location), frame::BadFrame> {
         let (header, payload) = frame::decode(&self.bytes[self.offset..], self.salt)?;
         let bytes = (frame::HEADER_BYTES + payload.len()) as u32;
@@ -125,58 +158,99 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// A segment's header, which must be one of this format and of the segment that the file's name says.
+fn check_header(path: &Path, bytes: &[u8], sequence: u64) -> Result<segment::Header, OpenLogError> {
+    let corrupt = |what: String| OpenLogError::Corrupt { path: path.to_owned(), offset: 0, what };
+    let header = segment::decode_header(bytes).map_err(|bad| match bad {
+        BadHeader::Newer(found) => {
+            OpenLogError::NewerFormat { path: path.to_owned(), found, supported: segment::FORMAT_VERSION }
+        }
+        BadHeader::Other(what) => corrupt(what),
+    })?;
+    let stored = header.sequence;
+    if stored != sequence {
+        return Err(corrupt(format!("the header says segment {stored}, the file name {sequence}")));
+    }
+    Ok(header)
+}
+
+/// Reads a segment's header alone.
+pub(super) fn read_header(
+    disk: &dyn Disk,
+    directory: &Path,
+    sequence: u64,
+) -> Result<segment::Header, OpenLogError> {
+    let path = segment::path(directory, sequence);
+    let file = disk.open(&path).map_err(io_error("open the segment", &path))?;
+    let length = file.length().map_err(io_error("measure the segment", &path))?;
+    let mut bytes = vec![0; length.min(segment::HEADER_BYTES as u64) as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", &path))?;
+    check_header(&path, &bytes, sequence)
+}
+
+/// `until` is the next segment's first batch, if there is a next one; `next_batch` the number of the one that comes next, once
+/// a segment was read.
 fn read_segment(
     disk: &dyn Disk,
     directory: &Path,
     sequence: u64,
-    is_last: bool,
+    until: Option<u64>,
+    next_batch: &mut Option<u64>,
     replay: &mut Replay,
 ) -> Result<RecoveredSegment, OpenLogError> {
     let path = segment::path(directory, sequence);
     let (file, bytes) = read_whole(disk, &path)?;
-    let corrupt = |what: String| OpenLogError::Corrupt { path: path.clone(), offset: 0, what };
-    let (stored_sequence, salt) = segment::decode_header(&bytes).map_err(|bad| match bad {
-        BadHeader::Newer(found) => {
-            OpenLogError::NewerFormat { path: path.clone(), found, supported: segment::FORMAT_VERSION }
-        }
-        BadHeader::Other(what) => corrupt(what),
-    })?;
-    if stored_sequence != sequence {
-        return Err(corrupt(format!("the header says segment {stored_sequence}, the file name {sequence}")));
-    }
-    let is_first = replay.salt.is_none();
-    if *replay.salt.get_or_insert(salt) != salt {
-        return Err(corrupt("the segment belongs to another log (its salt differs)".into()));
-    }
-
+    let segment::Header { salt, first_batch, .. } = check_header(&path, &bytes, sequence)?;
     let offset = segment::HEADER_BYTES;
     let mut reading = Reading { path, sequence, bytes: &bytes, salt, offset };
+    let is_first = replay.salt.is_none();
+    if *replay.salt.get_or_insert(salt) != salt {
+        reading.offset = 0;
+        return Err(reading.corrupt("the segment belongs to another log (its salt differs)"));
+    }
+    if let Some(expected) = next_batch.filter(|expected| *expected != first_batch) {
+        reading.offset = 0;
+        return Err(
+            reading.corrupt(format!("it begins with batch {first_batch}, where {expected} comes next"))
+        );
+    }
     read_checkpoint(&mut reading, is_first, replay)?;
     let start_bytes = reading.offset as u64;
-    while reading.offset < bytes.len() {
-        let (header, _, location) = match reading.peek() {
-            Ok(frame) => frame,
-            Err(bad) => {
-                refuse_unless_torn(&reading, is_last, bad)?;
-                break;
-            }
-        };
+    let mut batches = Batches::new(&bytes, salt, reading.offset, first_batch, until);
+    for stretch in batches.by_ref() {
+        match stretch {
+            Stretch::Frames(frames) => read_frames(&mut reading, frames, replay)?,
+            Stretch::Damaged(damaged) => return Err(reading.damaged(damaged, until.is_some())),
+        }
+    }
+
+    let Batches { offset, next, torn, .. } = batches;
+    *next_batch = Some(next);
+    let path = reading.path;
+    if torn {
+        tracing::warn!(segment = %path.display(), offset, batch = next, "dropped a torn write at the log's end");
+    }
+    if until.is_none() {
+        file.sync().map_err(io_error("sync the segment", &path))?;
+    }
+    Ok(RecoveredSegment { sequence, file, bytes: offset as u64, start_bytes })
+}
+
+/// Takes in the frames of a batch that checks as a whole.
+fn read_frames(
+    reading: &mut Reading<'_>,
+    frames: Range<usize>,
+    replay: &mut Replay,
+) -> Result<(), OpenLogError> {
+    reading.offset = frames.start;
+    while reading.offset < frames.end {
+        let (header, _, location) = reading.peek().map_err(|bad| reading.corrupt(bad))?;
         replay.apply(&header, location).map_err(|misfit| {
             reading.corrupt(format!("group {}: {:?} frame says: {misfit}", header.group, header.kind))
         })?;
         reading.offset += location.bytes as usize;
     }
-
-    let Reading { path, offset, .. } = reading;
-    if offset < bytes.len() {
-        let torn_bytes = bytes.len() - offset;
-        tracing::warn!(segment = %path.display(), offset, torn_bytes, "cut a torn write from the log's end");
-        file.set_length(offset as u64).map_err(io_error("cut the segment", &path))?;
-    }
-    if is_last {
-        file.sync().map_err(io_error("sync the segment", &path))?;
-    }
-    Ok(RecoveredSegment { sequence, file, bytes: offset as u64, start_bytes })
+    Ok(())
 }
 
 /// A segment's file and all of its bytes.
@@ -186,20 +260,6 @@ pub(super) fn read_whole(disk: &dyn Disk, path: &Path) -> Result<(Arc<dyn DiskFi
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, 0).map_err(io_error("read the segment", path))?;
     Ok((file, bytes))
-}
-
-fn refuse_unless_torn(
-    reading: &Reading<'_>,
-    is_last: bool,
-    bad: frame::BadFrame,
-) -> Result<(), OpenLogError> {
-    if !is_last {
-        return Err(reading.corrupt(format!("{bad}, in a segment that was finished")));
-    }
-    match frame::find_valid(reading.bytes, reading.offset + 1, reading.salt) {
-        Some(valid) => Err(reading.corrupt(format!("{bad}, but a valid frame follows at byte {valid}"))),
-        None => Ok(()),
-    }
 }
 
 /// Takes over the groups of a checkpoint, or, in any but the first segment read, checks it against them.

@@ -10,9 +10,9 @@ use crate::disk::{Disk, DiskFile};
 use crate::types::GroupId;
 
 /// Format written and the newest read.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of a segment before its checkpoint.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 40;
 
 const MAGIC: [u8; 8] = *b"evkl-log";
 const SUFFIX: &str = ".log";
@@ -34,10 +34,11 @@ pub fn is_unfinished(name: &str) -> bool {
     name.ends_with(UNFINISHED_SUFFIX)
 }
 
-/// The start of a segment: header and checkpoint of all groups.
+/// The start of a segment: header and checkpoint of all groups. Its batches are numbered from `first_batch`.
 pub fn encode_start<'a>(
     sequence: u64,
     salt: Salt,
+    first_batch: u64,
     groups: impl Iterator<Item = (GroupId, &'a GroupIndex)>,
 ) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4096);
@@ -46,6 +47,7 @@ pub fn encode_start<'a>(
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&sequence.to_le_bytes());
     bytes.extend_from_slice(&salt.0.to_le_bytes());
+    bytes.extend_from_slice(&first_batch.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[16..HEADER_BYTES]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     let mut count = 0;
@@ -69,8 +71,18 @@ pub enum BadHeader {
     Other(String),
 }
 
-/// Reads a segment's header: its sequence number and the log's salt.
-pub fn decode_header(bytes: &[u8]) -> Result<(u64, Salt), BadHeader> {
+/// What a segment's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub sequence: u64,
+    /// The log's.
+    pub salt: Salt,
+    /// Number of the segment's first batch.
+    pub first_batch: u64,
+}
+
+/// Reads a segment's header.
+pub fn decode_header(bytes: &[u8]) -> Result<Header, BadHeader> {
     if bytes.len() < HEADER_BYTES {
         return Err(BadHeader::Other(format!("{} bytes are too few for a segment header", bytes.len())));
     }
@@ -81,10 +93,20 @@ pub fn decode_header(bytes: &[u8]) -> Result<(u64, Salt), BadHeader> {
     if version > FORMAT_VERSION {
         return Err(BadHeader::Newer(version));
     }
-    if version == 0 || read_u32(bytes, 12) != crc32c::crc32c(&bytes[16..HEADER_BYTES]) {
+    if version < FORMAT_VERSION {
+        let advice = "it is no longer read: rebuild this broker's replicas from their peers";
+        return Err(BadHeader::Other(format!(
+            "the segment has format {version}, older than {FORMAT_VERSION}; {advice}"
+        )));
+    }
+    if read_u32(bytes, 12) != crc32c::crc32c(&bytes[16..HEADER_BYTES]) {
         return Err(BadHeader::Other("the segment header's checksum is wrong".into()));
     }
-    Ok((read_u64(bytes, 16), Salt(read_u64(bytes, 24))))
+    Ok(Header {
+        sequence: read_u64(bytes, 16),
+        salt: Salt(read_u64(bytes, 24)),
+        first_batch: read_u64(bytes, 32),
+    })
 }
 
 /// Creates a segment that begins with `start`. It has its name only once its start is durable.

@@ -37,6 +37,8 @@ pub struct LogOptions {
     pub directory: PathBuf,
     /// A segment that has grown to this is finished and the next one begun.
     pub segment_bytes_max: u64,
+    /// A segment is given room in steps of this, before it is written to; 0: no room.
+    pub room_bytes: u64,
     /// Memory for recent entries, over all groups.
     pub cache_bytes_max: u64,
     /// Appends wait while this much is queued.
@@ -52,6 +54,7 @@ impl LogOptions {
         Self {
             directory: directory.into(),
             segment_bytes_max: 64 << 20,
+            room_bytes: 1 << 20,
             cache_bytes_max: 64 << 20,
             queue_bytes_max: 16 << 20,
             read_bytes_max: 1 << 20,
@@ -62,6 +65,7 @@ impl LogOptions {
     fn check(&self) -> Result<(), OpenLogError> {
         let ranges = [
             ("segment_bytes_max", self.segment_bytes_max, 1 << 10, 1 << 30),
+            ("room_bytes", self.room_bytes, 0, 64 << 20),
             ("cache_bytes_max", self.cache_bytes_max, 0, 1 << 40),
             ("queue_bytes_max", self.queue_bytes_max, 1, 1 << 30),
             ("read_bytes_max", self.read_bytes_max, 1, 1 << 30),

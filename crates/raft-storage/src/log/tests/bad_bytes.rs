@@ -26,7 +26,7 @@ fn a_checkpoint_that_announces_more_entries_than_fit_is_refused_without_making_r
     };
     for last in [1 << 32, 1 << 40, u64::MAX - 1] {
         let salt = Salt(0);
-        let mut start = encode_start(1, salt, std::iter::empty());
+        let mut start = encode_start(1, salt, 1, std::iter::empty());
         start.truncate(HEADER_BYTES);
         let header = |kind, index| FrameHeader { kind, flags: 0, group: 1, term: 0, node: 0, index };
         header(Kind::GroupState, 0).encode_to(&mut start, salt, &state(0, last));

@@ -28,7 +28,7 @@ fn edit(disk: &FaultyDisk, path: &Path, edit: impl FnOnce(&mut Vec<u8>)) {
 /// Offset of each frame in a segment.
 fn frame_offsets(disk: &FaultyDisk, path: &Path) -> Vec<usize> {
     let bytes = disk.content(path).unwrap();
-    let (_, salt) = segment::decode_header(&bytes).unwrap();
+    let salt = segment::decode_header(&bytes).unwrap().salt;
     let mut offsets = vec![segment::HEADER_BYTES];
     loop {
         let offset = *offsets.last().unwrap();
@@ -42,37 +42,63 @@ fn frame_offsets(disk: &FaultyDisk, path: &Path) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn a_torn_frame_at_the_very_end_is_cut_and_the_log_goes_on() {
+async fn a_torn_write_at_the_very_end_is_dropped_and_the_log_goes_on() {
     let disk = FaultyDisk::new();
     let before = written(&disk).await;
     let last = segments(&disk).pop().unwrap();
     let whole = disk.content(&last).unwrap();
-    for torn_bytes in [1, 17, 39, 40, 41] {
-        let mut torn = whole.clone();
-        let offset = *frame_offsets(&disk, &segments(&disk)[0]).last().unwrap();
-        let frame = disk.content(&segments(&disk)[0]).unwrap()[offset..].to_vec();
-        torn.extend_from_slice(&frame[..torn_bytes.min(frame.len() - 1)]);
-        disk.set_content(&last, torn);
-        let log = reopen(&disk).unwrap();
-        assert_eq!(views(&log).await, before, "{torn_bytes}");
-        log.close().await.unwrap();
-        assert_eq!(disk.content(&last).unwrap(), whole, "{torn_bytes}");
-    }
-    edit(&disk, &last, |bytes| bytes.extend_from_slice(&[0; 4096]));
+    let entries = vec![entry(1, 20, "first of the last batch"), entry(1, 21, "second")];
     let log = reopen(&disk).unwrap();
-    assert_eq!(views(&log).await, before);
-    append(&mut log.group(0), vec![entry(1, 20, "after")]).await;
+    append(&mut log.group(0), entries.clone()).await;
     log.close().await.unwrap();
-    assert_eq!(view(&reopen(&disk).unwrap(), 0).await.last, Some(log_id(1, 1, 20)));
+    let longer = disk.content(&last).unwrap();
+    let batch = whole.len()..longer.len();
+
+    let garbage = |at: usize| if at.is_multiple_of(3) { 0xE7 } else { at as u8 };
+    let torn = [
+        ("a part", Box::new(|at, length| if at < length { longer[at] } else { 0 })),
+        ("an end", Box::new(|at, length| if at < length { 0 } else { longer[at] })),
+        ("a part and garbage", Box::new(|at, length| if at < length { longer[at] } else { garbage(at) })),
+    ] as [(&str, Box<dyn Fn(usize, usize) -> u8>); 3];
+    for (what, byte) in &torn {
+        for length in batch.clone().skip(1) {
+            for room in [0, 300] {
+                let mut bytes: Vec<u8> = batch.clone().map(|at| byte(at, length)).collect();
+                bytes.resize(bytes.len() + room, 0);
+                disk.set_content(&last, [&whole[..], &bytes].concat());
+                let log = reopen(&disk).unwrap();
+                assert_eq!(views(&log).await, before, "{what}, {length}");
+                append(&mut log.group(0), entries.clone()).await;
+                let after = views(&log).await;
+                log.close().await.unwrap();
+                assert_eq!(views(&reopen(&disk).unwrap()).await, after, "{what}, {length}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_format_is_refused() {
+    let disk = FaultyDisk::new();
+    written(&disk).await;
+    edit(&disk, &segments(&disk)[0], |bytes| bytes[8] = 1);
+    let refused = reopen(&disk).err().unwrap();
+    assert!(refused.to_string().contains("format 1, older than 2"), "{refused}");
 }
 
 #[tokio::test]
 async fn a_bad_frame_before_a_good_one_is_refused_with_file_and_offset() {
     let disk = FaultyDisk::new();
     written(&disk).await;
+    let log = reopen(&disk).unwrap();
+    for index in 20..23 {
+        append(&mut log.group(0), vec![entry(1, index, "in a batch of its own")]).await;
+    }
+    log.close().await.unwrap();
     let last = segments(&disk).pop().unwrap();
     let offsets = frame_offsets(&disk, &last);
-    let bad = offsets[offsets.len() - 2];
+    // Behind it are the header and the frame of the last batch.
+    let bad = offsets[offsets.len() - 3];
     edit(&disk, &last, |bytes| bytes[bad + frame::HEADER_BYTES + 1] ^= 1);
     let refused = reopen(&disk).err().unwrap();
     assert!(
@@ -136,10 +162,10 @@ async fn a_segment_of_another_log_is_refused() {
 async fn a_newer_format_is_refused_with_both_versions() {
     let disk = FaultyDisk::new();
     written(&disk).await;
-    edit(&disk, &segments(&disk)[0], |bytes| bytes[8] = 2);
+    edit(&disk, &segments(&disk)[0], |bytes| bytes[8] = 3);
     let refused = reopen(&disk).err().unwrap();
-    assert!(matches!(refused, OpenLogError::NewerFormat { found: 2, supported: 1, .. }));
-    assert!(refused.to_string().contains("format 2, newer than 1"), "{refused}");
+    assert!(matches!(refused, OpenLogError::NewerFormat { found: 3, supported: 2, .. }));
+    assert!(refused.to_string().contains("format 3, newer than 2"), "{refused}");
 }
 
 #[tokio::test]
@@ -149,7 +175,8 @@ async fn damage_found_while_reading_is_an_error_that_names_the_place() {
     append(&mut log.group(0), entries(1, 0..3, b"value")).await;
     append(&mut log.group(1), entries(1, 0..1, b"makes the first durable and evicted")).await;
     let path = segments(&disk)[0].clone();
-    let second = frame_offsets(&disk, &path)[2];
+    // Behind checkpoint, batch header and the first entry.
+    let second = frame_offsets(&disk, &path)[3];
     edit(&disk, &path, |bytes| bytes[second + 42] ^= 1);
     let error = log.group(0).try_get_log_entries(0..3).await.unwrap_err();
     let text = error.to_string();

@@ -192,7 +192,12 @@ async fn take_step(log: &SharedLog, models: &mut [Model], step: &Step, number: u
 }
 
 fn crash_options() -> LogOptions {
-    LogOptions { driver: CommitterDriver::Task, cache_bytes_max: 4 << 10, ..small_segments(1500) }
+    LogOptions {
+        driver: CommitterDriver::Task,
+        cache_bytes_max: 4 << 10,
+        room_bytes: 700,
+        ..small_segments(1500)
+    }
 }
 
 /// One life of a process: recover, check, work until the disk dies. Returns what the groups were told.

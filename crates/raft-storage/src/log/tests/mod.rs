@@ -22,8 +22,9 @@ use crate::types::{Command, TypeConfig};
 
 const DIRECTORY: &str = "/log";
 
+/// Without room ahead, so that a segment ends where its last batch does.
 fn options() -> LogOptions {
-    LogOptions::new(DIRECTORY)
+    LogOptions { room_bytes: 0, ..LogOptions::new(DIRECTORY) }
 }
 
 fn small_segments(bytes: u64) -> LogOptions {

@@ -83,6 +83,44 @@ async fn idle_groups_are_moved_forward_and_keep_entries_votes_and_positions() {
 }
 
 #[tokio::test]
+async fn a_segment_is_given_room_before_it_is_written_to() {
+    let disk = FaultyDisk::new();
+    let with_room = LogOptions { room_bytes: 4096, ..options() };
+    let log = open(&disk, with_room.clone());
+    let length = || disk.content(&segment_path(1)).unwrap().len();
+    append(&mut log.group(0), entries(1, 0..1, b"asks for room")).await;
+    assert_eq!(length(), 4096);
+    let writes = disk.writes();
+    for index in 1..20 {
+        append(&mut log.group(0), vec![entry(1, index, "into the room")]).await;
+    }
+    assert_eq!((length(), disk.writes() - writes), (4096, 19));
+    append(&mut log.group(0), vec![entry(1, 20, vec![b'x'; 4096])]).await;
+    assert_eq!(length(), 8192);
+    let before = views(&log).await;
+    log.close().await.unwrap();
+    assert_eq!(views(&open(&disk, with_room)).await, before);
+}
+
+#[tokio::test]
+async fn a_disk_without_room_to_spare_still_takes_what_fits() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk, LogOptions { room_bytes: 4096, ..options() });
+    let begun = disk.content(&segment_path(1)).unwrap().len();
+    disk.limit_bytes(Some(begun as u64 + 400));
+    append(&mut log.group(0), entries(1, 0..2, b"fits")).await;
+    append(&mut log.group(0), entries(1, 2..3, b"fits as well")).await;
+    let length = disk.content(&segment_path(1)).unwrap().len();
+    assert!(length < begun + 400, "{length}");
+    disk.limit_bytes(None);
+    append(&mut log.group(0), vec![entry(1, 3, vec![b'x'; 5000])]).await;
+    assert_eq!(disk.content(&segment_path(1)).unwrap().len(), 8192);
+    let before = views(&log).await;
+    log.close().await.unwrap();
+    assert_eq!(views(&open(&disk, options())).await, before);
+}
+
+#[tokio::test]
 async fn a_slow_group_with_a_full_oldest_segment_does_not_keep_the_whole_log() {
     let disk = FaultyDisk::new();
     let log = open(&disk, small_segments(SEGMENT_BYTES));
