@@ -209,7 +209,7 @@ async fn a_context_stands_for_addresses() {
     let nobody = format!("127.0.0.1:{}", reserve_ports::<1>()[0]);
     let table: [(Vec<&str>, i32, &str); 9] = [
         (vec!["context", "list"], 0, "context add NAME"),
-        ([&["context", "add", "here"][..], &place].concat(), 0, "is used from now on"),
+        ([&["context", "add", "here"][..], &place].concat(), 0, "commands ask it from now on"),
         ([&["context", "add", "here"][..], &place].concat(), 2, "--replace"),
         (vec!["status"], 0, "balanced"),
         (vec!["context", "add", "away", "--gateway", &nobody], 0, "evenkeel context use away"),

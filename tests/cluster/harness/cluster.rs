@@ -272,8 +272,10 @@ impl Cluster {
         }
     }
 
+    /// Stops a broker where it stands; it does nothing any more when this returns.
     pub fn pause(&mut self, node: usize) {
         self.brokers[node].signal(Signal::STOP);
+        self.brokers[node].wait_until_stopped();
     }
 
     pub fn resume(&mut self, node: usize) {

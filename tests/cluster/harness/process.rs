@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -112,6 +113,22 @@ impl Process {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
+        }
+    }
+
+    /// After a SIGSTOP: a thread that runs on another processor goes on for a moment.
+    pub fn wait_until_stopped(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let id = self.child.as_ref().map_or(0, Child::id);
+        let tasks = format!("/proc/{id}/task");
+        let runs = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state follows the name in brackets; a thread that has ended has none.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['T', 't', 'Z', 'X']))
+        };
+        while std::fs::read_dir(&tasks).unwrap().any(|task| runs(task.unwrap())) {
+            assert!(Instant::now() < deadline, "{} does not stop", self.name);
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -77,7 +77,7 @@ pub fn run(args: &ContextArgs, connection: &Connection) -> Result<(), Failure> {
             contexts.write(&path)?;
             let used = contexts.current.as_ref() == Some(&args.name);
             let then = if used {
-                "is used from now on".to_owned()
+                "commands ask it from now on".to_owned()
             } else {
                 format!("use it with `evenkeel context use {}`", args.name)
             };

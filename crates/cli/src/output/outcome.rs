@@ -24,6 +24,12 @@ pub const EXIT_UNHEALTHY: u8 = 10;
 /// The cluster works, and not every partition is led by its primary.
 pub const EXIT_UNBALANCED: u8 = 11;
 
+/// Remedies that a gateway names are requests; these commands do the same.
+const SAME_AS_REQUEST: [(&str, &str); 2] = [
+    ("PUT /ESCManager/internal/ownership/resume", "evenkeel resume"),
+    ("GET /cluster/v2/brokers", "evenkeel status"),
+];
+
 /// Every exit code, for the help.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -74,8 +80,10 @@ impl Failure {
         // Servers and files name their own remedies.
         let named =
             self.message.is_empty() || self.message.contains("`evenkeel ") || self.message.contains("--");
+        let same_as = SAME_AS_REQUEST.iter().find(|(request, _)| self.message.contains(request));
         match self.code {
             _ if named => None,
+            _ if same_as.is_some() => same_as.map(|(_, command)| *command),
             EXIT_USAGE => Some("evenkeel help"),
             EXIT_TRANSFERS_FAILED => Some("evenkeel rebalance explain"),
             EXIT_ALREADY_ACTIVE => Some("evenkeel rebalance status"),
@@ -145,4 +153,22 @@ pub fn write_out(bytes: &[u8]) -> Result<(), Failure> {
 pub fn note(text: impl fmt::Display) {
     // Nobody to tell is no reason to stop.
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_run_next_follows_from_what_the_gateway_says_and_then_from_the_code() {
+        let next = |code, message: &str| Failure::new(code, message).next_command();
+        let paused = "refused: ownership is paused; resume it with PUT /ESCManager/internal/ownership/resume";
+        assert_eq!(next(EXIT_UNREACHABLE, paused), Some("evenkeel resume"));
+        let unknown = "broker 9 is not in cluster.brokers; GET /cluster/v2/brokers lists those that are";
+        assert_eq!(next(EXIT_USAGE, unknown), Some("evenkeel status"));
+        assert_eq!(next(EXIT_USAGE, "no number"), Some("evenkeel help"));
+        assert_eq!(next(EXIT_UNREACHABLE, "connection refused"), Some("evenkeel doctor"));
+        assert_eq!(next(EXIT_NOT_FOUND, "there is none; list them with `evenkeel list`"), None);
+        assert_eq!(Failure::told(EXIT_UNBALANCED).next_command(), None);
+    }
 }
