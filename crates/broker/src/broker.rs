@@ -457,6 +457,9 @@ fn damaged(what: &impl std::fmt::Display, affected: Affected, hosted: &Hosted) -
         Some(partition) => format!(
             "Put the file back as it was: partition {partition} has too few replicas to rebuild this one from its peers"
         ),
+        None if affected == Affected::none() => "Nothing of any partition is lost; write the log anew: \
+             `evenkeel broker rebuild --config FILE`, then start the broker again"
+            .to_owned(),
         None => format!(
             "The others serve meanwhile; fetch what is damaged from them: `evenkeel broker rebuild --config FILE \
              {affected}`, then start the broker again"

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::data_directory::{DataDirectory, sync_folder};
 use crate::disk::RealDisk;
-use crate::log::{Affected, ForgetError, LogOptions, OpenLogError, affected_groups, copy_without};
+use crate::log::{Affected, ForgetError, LogOptions, OpenLogError, affected_groups, copy_without, is_whole};
 use crate::state_store::{OpenStoreError, StateStore, StoreOptions};
 use crate::types::GroupId;
 
@@ -71,10 +71,11 @@ impl Rebuild<'_> {
         let damaged = self.damaged()?;
         if *named == Affected::none() {
             let unfinished = self.data.is_rebuild_unfinished().map_err(self.io())?;
-            return match damaged == Affected::none() && !unfinished {
-                true => Err(RebuildError::NothingDamaged),
-                false => Ok(damaged),
-            };
+            if damaged == Affected::none() && !unfinished && is_whole(&RealDisk, &self.data.log_directory())?
+            {
+                return Err(RebuildError::NothingDamaged);
+            }
+            return Ok(damaged);
         }
         let needed = damaged.and(named.clone());
         if self.all_of(&needed) != self.all_of(named) {

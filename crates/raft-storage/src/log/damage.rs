@@ -86,12 +86,14 @@ pub(super) struct Surviving {
     pub groups: BTreeMap<GroupId, GroupIndex>,
     pub files: BTreeMap<u64, Arc<dyn DiskFile>>,
     pub affected: Affected,
+    /// Everything checks. Else, where no group is affected, what is damaged is nobody's.
+    pub is_whole: bool,
 }
 
 impl Surviving {
     fn nothing() -> Self {
         let (groups, files) = Default::default();
-        Self { salt: Salt(0), groups, files, affected: Affected::All }
+        Self { salt: Salt(0), groups, files, affected: Affected::All, is_whole: false }
     }
 }
 
@@ -101,6 +103,15 @@ impl Surviving {
 /// When the disk cannot be read, or a newer version wrote the log.
 pub fn affected_groups(disk: &dyn Disk, directory: &Path) -> Result<Affected, OpenLogError> {
     Ok(surviving(disk, directory)?.affected)
+}
+
+/// Whether everything in the log of `directory` checks. Where it does not and no group is affected, the log has only to be
+/// written anew. Changes nothing.
+///
+/// # Errors
+/// When the disk cannot be read, or a newer version wrote the log.
+pub fn is_whole(disk: &dyn Disk, directory: &Path) -> Result<bool, OpenLogError> {
+    Ok(surviving(disk, directory)?.is_whole)
 }
 
 /// Reads the log, past what is damaged. Changes nothing.
@@ -116,6 +127,7 @@ pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, 
         affected: BTreeSet::new(),
         files: BTreeMap::new(),
         next_batch: None,
+        is_whole: true,
     };
     let mut headers = Vec::with_capacity(sequences.len());
     for sequence in sequences {
@@ -131,12 +143,13 @@ pub(super) fn surviving(disk: &dyn Disk, directory: &Path) -> Result<Surviving, 
             return Ok(Surviving::nothing());
         }
     }
-    let Reader { replay, mut affected, files, .. } = reader;
+    let Reader { replay, mut affected, files, is_whole, .. } = reader;
     let Replay { salt, mut groups, .. } = replay;
     affected.extend(groups.iter().filter(|(_, i)| i.first_missing().is_some()).map(|(group, _)| *group));
     groups.retain(|group, _| !affected.contains(group));
+    let is_whole = is_whole && affected.is_empty();
     let affected = Affected::Groups(affected);
-    Ok(Surviving { salt: salt.unwrap_or(Salt(0)), groups, files, affected })
+    Ok(Surviving { salt: salt.unwrap_or(Salt(0)), groups, files, affected, is_whole })
 }
 
 struct Reader {
@@ -145,6 +158,7 @@ struct Reader {
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
     /// Once a segment was read.
     next_batch: Option<u64>,
+    is_whole: bool,
 }
 
 impl Reader {
@@ -168,6 +182,7 @@ impl Reader {
         let Some(offset) = self.read_checkpoint(&bytes, salt, is_first) else { return Ok(false) };
         let mut batches = Batches::new(&bytes, salt, offset, first_batch, until);
         for stretch in batches.by_ref() {
+            self.is_whole &= matches!(stretch, Stretch::Frames(_));
             // An empty stretch is where whole batches are missing.
             if let Stretch::Damaged(missing) = &stretch
                 && missing.is_empty()

@@ -71,7 +71,7 @@ mod shared_log;
 mod tests;
 
 pub use batches::last_write;
-pub use damage::{Affected, affected_groups};
+pub use damage::{Affected, affected_groups, is_whole};
 pub use forget::{ForgetError, copy_without};
 pub use group_log::GroupLog;
 pub use log_error::{LogFailure, LogRefusal, OpenLogError};

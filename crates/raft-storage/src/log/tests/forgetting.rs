@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::super::damage::{Affected, affected_groups};
+use super::super::damage::{Affected, affected_groups, is_whole};
 use super::super::{copy_without, frame, segment};
 use super::*;
 
@@ -118,6 +118,24 @@ async fn every_flipped_bit_of_a_frame_concerns_its_group_alone() {
         }
         disk.set_content(path, whole);
     }
+}
+
+#[tokio::test]
+async fn a_damaged_batch_header_is_nobodys_and_is_gone_from_a_new_log() {
+    let disk = FaultyDisk::new();
+    let before = written(&disk).await;
+    let (path, offset, ..) = frames(&disk)[0].clone();
+    let whole = disk.content(&path).unwrap();
+    assert!(is_whole(&disk, Path::new(DIRECTORY)).unwrap());
+    for bit in 0..frame::HEADER_BYTES * 8 {
+        let mut bytes = whole.clone();
+        bytes[offset - frame::HEADER_BYTES + bit / 8] ^= 1 << (bit % 8);
+        disk.set_content(&path, bytes);
+        assert_eq!(affected(&disk), Affected::none(), "bit {bit}");
+        assert!(!is_whole(&disk, Path::new(DIRECTORY)).unwrap(), "bit {bit}");
+        assert!(SharedLog::open(Arc::new(disk.clone()), small_segments(1 << 10)).is_err(), "bit {bit}");
+    }
+    assert_eq!(copied(&disk, &BTreeSet::new()).await, before);
 }
 
 #[tokio::test]
