@@ -214,7 +214,7 @@ impl Exporting {
             if matches!(error, ExportError::Stopping) {
                 return;
             }
-            metric::export_failed(partition.0, name);
+            metric::exports_failed(partition.0, name, 1);
             failures = if export.after > began.1 { 0 } else { failures + 1 };
             // Once per kind of trouble, not once per attempt.
             let words = error.to_string();

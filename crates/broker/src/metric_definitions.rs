@@ -353,6 +353,10 @@ pub fn set_exporter_gauges(partition: u32, exporter: &str, position: u64, lag_en
     let labels = exporter_labels(partition, exporter);
     gauge!("evenkeel_exporter_position", labels.clone()).set(position as f64);
     gauge!("evenkeel_exporter_lag_entries", labels).set(lag_entries as f64);
+    // There from the first scrape on, so that the first failure is a rise.
+    exported(partition, exporter, 0);
+    exports_failed(partition, exporter, 0);
+    export_lost(partition, exporter, 0);
 }
 
 pub fn set_exporting_paused(paused: bool) {
@@ -363,8 +367,8 @@ pub fn exported(partition: u32, exporter: &str, records: u64) {
     counter!("evenkeel_exporter_records_total", exporter_labels(partition, exporter)).increment(records);
 }
 
-pub fn export_failed(partition: u32, exporter: &str) {
-    counter!("evenkeel_exporter_failures_total", exporter_labels(partition, exporter)).increment(1);
+pub fn exports_failed(partition: u32, exporter: &str, times: u64) {
+    counter!("evenkeel_exporter_failures_total", exporter_labels(partition, exporter)).increment(times);
 }
 
 pub fn export_lost(partition: u32, exporter: &str, positions: u64) {
