@@ -151,8 +151,10 @@ impl Witness {
     pub fn broker_ended(&mut self, node: usize, why: String) {
         self.note(&format!("broker {node} ended: {why}"));
         let broker = &mut self.brokers[node];
-        broker.observer = None;
+        // It may have made something durable, and told a leader, since it was looked at last.
+        let last_look: Vec<Observed> = broker.observer.take().iter().flat_map(Observer::replicas).collect();
         broker.ended = Some(why);
+        self.flushed.extend(last_look.into_iter().map(|seen| ((seen.partition.0, node), seen.flushed)));
     }
 
     /// It begins a new life, or is dead for now.

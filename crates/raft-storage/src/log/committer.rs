@@ -8,6 +8,7 @@
 //! On a full disk the batch waits: what was written of it is cut off again and it is tried until there is room. That is safe
 //! because nothing of it was synced or acknowledged. Every other failure, and any failed sync, ends the log.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use crate::metric_definitions as names;
 
 /// How often a batch that found no room is tried again.
 const FULL_RETRY_MS: u64 = 50;
+const PAGE_BYTES: u64 = 4096;
 
 /// What a round came to.
 enum Round {
@@ -309,7 +311,7 @@ impl Room {
             return Ok(());
         }
         let wanted = (end / step + 1) * step;
-        match file.write_all_at(&vec![0; (wanted - end) as usize], end) {
+        match write_zeros(&**file, end..wanted) {
             Ok(()) => {}
             Err(error) if is_full(&error) => file.set_length(end).map_err(failed)?,
             Err(error) => return Err(failed(error)),
@@ -318,6 +320,18 @@ impl Room {
         self.end = wanted;
         Ok(())
     }
+}
+
+/// Page by page: what is written at once may become one piece of the system's cache, all of which counts as written again
+/// whenever a batch changes a part.
+fn write_zeros(file: &dyn DiskFile, range: Range<u64>) -> std::io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let next = ((at / PAGE_BYTES + 1) * PAGE_BYTES).min(range.end);
+        file.write_all_at(&[0; PAGE_BYTES as usize][..(next - at) as usize], at)?;
+        at = next;
+    }
+    Ok(())
 }
 
 fn sync(log: &LogShared, Underway { batch, durable }: &Underway) -> Result<(), LogFailure> {
