@@ -192,16 +192,14 @@ impl Rebalancer {
         };
         self.check_free().await?;
         let thoroughly = if request.plan.is_some() { Thoroughly::WithProbes } else { Thoroughly::No };
-        let latest =
-            match decide(&self.topology(), &cluster_view(&self.topology(), &LeadersNow::default()), settings)
-                .0
-            {
-                // A balanced cluster is left alone: nobody is asked anything. But records come and go faster than they are told.
-                Decision::Balanced if settings.policy != Policy::Records => LeadersNow::default(),
-                Decision::Balanced | Decision::Refused(_) | Decision::Run(_) => {
-                    self.ask_leaders(thoroughly).await
-                }
-            };
+        let pushed = cluster_view(&self.topology(), &LeadersNow::default());
+        let latest = match decide(&self.topology(), &pushed, settings).0 {
+            // A balanced cluster is left alone: nobody is asked anything. But records come and go faster than they are told.
+            Decision::Balanced if settings.policy != Policy::Records => LeadersNow::default(),
+            Decision::Balanced | Decision::Refused(_) | Decision::Run(_) => {
+                self.ask_leaders(thoroughly).await
+            }
+        };
         let topology = self.topology();
         let (decision, plan) = decide(&topology, &cluster_view(&topology, &latest), settings);
         let fingerprint = plan.map(|plan| plan.fingerprint).unwrap_or_default();

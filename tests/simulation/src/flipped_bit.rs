@@ -1,7 +1,7 @@
 //! One bit of a broker's log that its disk turned round, in the middle of what it had synced.
 //!
-//! Nothing tells a damaged last write from a torn one, so the bit is before it: with that behind it the broker must refuse to
-//! start, and name the file. Then the bit is put back, and the broker must start.
+//! Nothing tells a damaged last write from a torn one, so the bit is before it, and before the one before: with those behind it the
+//! broker must refuse to start, and name the file. Then the bit is put back, and the broker must start.
 
 use std::path::PathBuf;
 
@@ -20,14 +20,15 @@ pub struct FlippedBit {
 }
 
 impl FlippedBit {
-    /// Flips a bit anywhere in the log but in a segment's last write; `None` where there is nothing else.
+    /// Flips a bit anywhere in the log but in a segment's last two writes; `None` where there is nothing else.
     pub fn flip(node: usize, disk: &FaultyDisk, chance: &mut Chance) -> Option<Self> {
         let files: Vec<PathBuf> = disk.files().into_iter().filter(|file| is_segment(file)).collect();
         let index = chance.index(files.len());
         let file = files.get(index)?.clone();
         let mut content = disk.content(&file)?;
         // Room that a segment was given before it is written to holds nothing that could be damaged.
-        let end = last_write(&content)?;
+        // A running broker may not have synced its last write: lost in a crash, it would leave the one before as the last.
+        let end = last_write(&content[..last_write(&content)?])?;
         let (offset, mask) = (chance.index(end), 1 << chance.index(8));
         content[offset] ^= mask;
         let byte = content[offset];

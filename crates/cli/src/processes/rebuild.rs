@@ -35,24 +35,17 @@ pub async fn run(args: RebuildArgs) -> Result<(), Failure> {
         Failure::new(if error.is_configuration() { EXIT_USAGE } else { 1 }, error.to_string())
     })?;
     let groups: Vec<String> = forgotten.groups.iter().map(ToString::to_string).collect();
-    let whole = groups.is_empty();
-    match whole {
-        true => note(format_args!("no replica lost anything; the log was written anew")),
-        false => {
-            note(format_args!(
-                "forgot the replicas of partitions {}; 0 is the system group",
-                groups.join(", ")
-            ));
-        }
-    }
+    let (done, then) = match groups.is_empty() {
+        true => ("no replica lost anything; the log was written anew".to_owned(), "start the broker"),
+        false => (
+            format!("forgot the replicas of partitions {}; 0 is the system group", groups.join(", ")),
+            "start the broker: it fetches them from its peers and has no vote in them until then",
+        ),
+    };
+    note(done);
     for folder in forgotten.kept {
         note(format_args!("what was there before is in {}; delete it when all is well", folder.display()));
     }
-    match whole {
-        true => note(format_args!("start the broker")),
-        false => note(format_args!(
-            "start the broker: it fetches them from its peers and has no vote in them until then"
-        )),
-    }
+    note(then);
     Ok(())
 }

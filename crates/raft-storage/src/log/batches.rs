@@ -86,10 +86,10 @@ impl<'a> Batches<'a> {
         Some((header, from..end.map_or(self.bytes.len(), |end| end.min(self.bytes.len()))))
     }
 
-    /// The first batch behind `offset` that proves that the next one was durable.
+    /// The first batch at or behind `offset` that proves that the next one was durable.
     fn later(&self, offset: usize) -> Option<(usize, u64)> {
         let last = self.bytes.len().checked_sub(HEADER_BYTES)?;
-        (offset + 1..=last).filter(|at| frame::could_be(Kind::Batch, &self.bytes[*at..])).find_map(|at| {
+        (offset..=last).filter(|at| frame::could_be(Kind::Batch, &self.bytes[*at..])).find_map(|at| {
             let number = self.header_at(at)?.number;
             (number > self.next && self.until.is_none_or(|until| number < until)).then_some((at, number))
         })
@@ -225,5 +225,13 @@ mod tests {
         assert_eq!(stretches[2], Stretch::Damaged(starts[2]..bytes.len()));
         let (stretches, .., next, _) = walk(&bytes, 7, Some(12));
         assert_eq!((&stretches[3], next), (&Stretch::Damaged(bytes.len()..bytes.len()), 12));
+    }
+
+    #[test]
+    fn a_batch_that_is_missing_before_a_later_one_is_damage_and_not_the_end() {
+        let bytes = [batches(7..8).0, batches(9..10).0].concat();
+        let (stretches, end, next, torn) = walk(&bytes, 7, None);
+        assert_eq!(stretches[1], Stretch::Damaged(ONE..ONE));
+        assert_eq!((stretches.len(), end, next, torn), (3, bytes.len(), 10, false));
     }
 }

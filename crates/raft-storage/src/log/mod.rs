@@ -26,15 +26,16 @@
 //!
 //! One committer takes everything queued, writes it with one call, syncs once and then completes every caller;
 //! meanwhile the next batch gathers. It writes into room that the segment was given before, a megabyte at a time, so that
-//! most syncs find the file's length and blocks as they were and the file system has only the data to write. A segment's header and checkpoint are durable before its name is, and its name
-//! before its first frame. Votes, appends and truncations are reported when durable; purges and committed
+//! most syncs find the file's length and blocks as they were and the file system has only the data to write. A segment's
+//! header and checkpoint are durable before its name is, and its name before its first frame. Votes, appends and truncations are reported when durable; purges and committed
 //! positions ride with the next batch. A batch that finds the disk full waits for room; any other failed write, and any
 //! failed sync, ends the log: nothing is retried, everything fails.
 //!
 //! # Recovery
 //!
 //! A batch that does not check, with no later one anywhere, is a torn write: it was never acknowledged, and the log goes on in
-//! its place. Anything else that does not check is corruption and stops the start ([`recovery`]). What it concerns is told by [`damage`]; [`forget`] writes the log anew without it.
+//! its place. Anything else that does not check is corruption and stops the start ([`recovery`]). What it concerns is told by
+//! [`damage`]; [`forget`] writes the log anew without it.
 //!
 //! # Space
 //!
