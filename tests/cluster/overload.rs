@@ -86,20 +86,26 @@ async fn large_writes_beyond_the_bytes_that_may_be_under_way_leave_memory_bounde
         rustix::process::kill_process(cluster.brokers[node].pid(), rustix::process::Signal::STOP).unwrap();
     }
     let mut under_way = JoinSet::new();
-    for number in 0..2_000 {
+    for number in 0..3_000 {
         let mut records = RecordsClient::new(cluster.channel(0));
         under_way.spawn(async move { records.put(put(format!("k{number}"), vec![b'x'; 900_000])).await });
     }
-    wait_until("writes to be refused for their bytes", async || match under_way.try_join_next() {
-        Some(Ok(Err(status))) if status.code() == Code::ResourceExhausted => Ok(()),
-        other => Err(format!("{:?}", other.map(|joined| joined.unwrap().map_err(|status| status.code())))),
+    let (mut refused, mut most) = (0, before);
+    wait_until("many writes to be refused for their bytes", async || {
+        most = most.max(memory("while 2.7 GB of writes are offered").await);
+        while let Some(joined) = under_way.try_join_next() {
+            let code = joined.unwrap().map_err(|status| status.code());
+            refused += usize::from(code.is_err_and(|code| code == Code::ResourceExhausted));
+        }
+        if refused >= 300 { Ok(()) } else { Err(format!("{refused}")) }
     })
     .await;
-    let after = memory("with 1.8 GB of writes offered").await;
     for node in 0..3 {
         rustix::process::kill_process(cluster.brokers[node].pid(), rustix::process::Signal::CONT).unwrap();
     }
-    assert!(after - before < 900.0 * MIB, "{before} before, {after} after");
+    // 256 MiB may be arriving, in buffers that double as they grow, and 256 MiB be under way, each once more for its broker. The
+    // allocator keeps some of what was given back.
+    assert!(most - before < 1.5 * 4.0 * 256.0 * MIB, "{before} before, {most} at most");
     under_way.abort_all();
     let client = cluster.client();
     wait_until("writes to be acknowledged again", async || {
