@@ -39,7 +39,7 @@ pub(crate) enum Seen {
 pub(crate) type Row = (u64, Option<Vec<u8>>);
 
 pub(crate) struct RequestIds {
-    clients: HashMap<u64, Remembered>,
+    clients: HashMap<u64, Remembered, foldhash::fast::RandomState>,
     by_position: BTreeMap<u64, u64>,
     /// Clients whose rows differ from the database's.
     dirty: Vec<u64>,
@@ -48,7 +48,7 @@ pub(crate) struct RequestIds {
 
 impl RequestIds {
     pub(crate) fn new(clients_max: usize) -> Self {
-        Self { clients: HashMap::new(), by_position: BTreeMap::new(), dirty: Vec::new(), clients_max }
+        Self { clients: HashMap::default(), by_position: BTreeMap::new(), dirty: Vec::new(), clients_max }
     }
 
     pub(crate) fn check(&self, id: &RequestId) -> io::Result<Seen> {

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 pub(crate) use fjall::{UserKey, UserValue};
@@ -20,6 +21,11 @@ use crate::state_store::StoreOptions;
 
 /// Smallest journal limit that fjall takes.
 const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Threads that write tables and compact. While one of several compacts, fjall's first asks for the next compaction over and
+/// over, and takes a core for it (3.1.13, `worker_pool.rs`): 19 % of a broker's processor time under load.
+const WORKER_THREADS: usize = 1;
+/// What a row takes in memory beside its key and value.
+const ROW_OVERHEAD_BYTES: usize = 64;
 
 /// Rows in key order.
 pub(crate) type RowIter = Box<dyn Iterator<Item = io::Result<(UserKey, UserValue)>> + Send>;
@@ -73,6 +79,9 @@ pub(crate) struct FjallDatabase {
     database: Database,
     state: Keyspace,
     directory: PathBuf,
+    memtable_bytes_max: u64,
+    /// Written since the newest memtable began.
+    memtable_bytes: AtomicU64,
 }
 
 impl FjallDatabase {
@@ -81,13 +90,33 @@ impl FjallDatabase {
         let database = Database::builder(directory)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
-            .worker_threads(options.worker_threads.max(1))
+            .worker_threads(WORKER_THREADS)
             .open()?;
-        background_priority::lower_fjall_threads(options.worker_threads.max(1));
-        let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
+        background_priority::lower_fjall_threads(WORKER_THREADS);
+        // Memtables are ended here: see `end_full_memtable`.
+        let create = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
         let state = database.keyspace("state", create)?;
         let syncer = JournalSyncer::start(directory.to_path_buf())?;
-        Ok(Self { syncer, database, state, directory: directory.to_path_buf() })
+        Ok(Self {
+            syncer,
+            database,
+            state,
+            directory: directory.to_path_buf(),
+            memtable_bytes_max: options.memtable_bytes,
+            memtable_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Begins a new memtable when the newest is full. Left to itself, fjall asks its worker to at every commit, which
+    /// comes to it after a compaction: memory would grow meanwhile, and when its queue had become full of such
+    /// requests the worker would wait for itself.
+    fn end_full_memtable(&self, written: usize) -> io::Result<()> {
+        let bytes = self.memtable_bytes.fetch_add(written as u64, Relaxed) + written as u64;
+        if bytes >= self.memtable_bytes_max {
+            self.memtable_bytes.store(0, Relaxed);
+            self.state.rotate_memtable().map_err(io_error)?;
+        }
+        Ok(())
     }
 
     /// Where everything is.
@@ -110,6 +139,7 @@ impl StateDatabase for FjallDatabase {
         if sync {
             batch = batch.durability(Some(PersistMode::SyncAll));
         }
+        let overhead = rows.0.len() * ROW_OVERHEAD_BYTES;
         let mut bytes = 0;
         for (key, value) in rows.0 {
             bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
@@ -120,7 +150,7 @@ impl StateDatabase for FjallDatabase {
         }
         let committed = batch.commit().map_err(io_error);
         self.syncer.wrote(bytes);
-        committed
+        committed.and_then(|()| self.end_full_memtable(bytes + overhead))
     }
 
     fn sync_ahead(&self) -> io::Result<()> {
@@ -146,5 +176,34 @@ impl StateView for FjallView {
     fn range(&self, from: &[u8], to: &[u8]) -> RowIter {
         let rows = self.view.range(&self.state, from..to);
         Box::new(rows.map(|row| row.into_inner().map_err(io_error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_full_memtable_becomes_a_table_without_being_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions { memtable_bytes: 64 * 1024, ..StoreOptions::default() };
+        let database = FjallDatabase::open(folder.path(), &options).unwrap();
+        let commit = |number: u32| {
+            let mut rows = Rows::default();
+            rows.insert(number.to_be_bytes(), vec![0; 1000]);
+            database.commit(rows, false).unwrap();
+        };
+        (0..30).for_each(commit);
+        assert_eq!(database.keyspace().table_count(), 0, "half a memtable");
+        (30..70).for_each(commit);
+        let tables = || database.keyspace().table_count();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while tables() == 0 {
+            assert!(std::time::Instant::now() < deadline, "the memtable was not written");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(database.get(&69u32.to_be_bytes()).unwrap().is_some());
     }
 }

@@ -25,12 +25,7 @@ use crate::{PartitionReader, PartitionStateMachine, StateStore, StoreOptions};
 
 /// Small enough for many stores at once.
 fn small() -> StoreOptions {
-    StoreOptions {
-        cache_bytes: 1024 * 1024,
-        memtable_bytes: 1024 * 1024,
-        worker_threads: 1,
-        ..StoreOptions::default()
-    }
+    StoreOptions { cache_bytes: 1024 * 1024, memtable_bytes: 1024 * 1024, ..StoreOptions::default() }
 }
 
 fn open_store(options: StoreOptions) -> (TempDir, StateStore) {

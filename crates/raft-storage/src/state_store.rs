@@ -53,8 +53,6 @@ pub struct StoreOptions {
     pub memtable_bytes: u64,
     /// All journals; beyond, the partitions that hold the oldest back are written out. At least 64 MiB.
     pub journal_bytes_max: u64,
-    /// Threads that write tables and compact. At least 1.
-    pub worker_threads: usize,
     /// Changes that a partition keeps for watchers; the oldest go first.
     pub changes_retained_max: u64,
     /// Bytes of changes that a partition keeps for watchers.
@@ -67,7 +65,6 @@ impl Default for StoreOptions {
             cache_bytes: 64 * 1024 * 1024,
             memtable_bytes: 32 * 1024 * 1024,
             journal_bytes_max: 128 * 1024 * 1024,
-            worker_threads: 2,
             changes_retained_max: 100_000,
             changes_retained_bytes_max: 64 * 1024 * 1024,
         }
