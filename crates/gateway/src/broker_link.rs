@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
-use evenkeel_protocol::internal::v1::{BrokerStatus, WatchStatusRequest};
 use evenkeel_protocol::{Dialer, NodeId, PartitionId, wire_version};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::options::{Contact, OptionsError};
+use crate::told_status::ToldStatus;
 use crate::topology::{Event, SILENCE_MAX};
 use crate::write_stream::{self, Outstanding, Reply, WriteStream};
 
@@ -165,7 +166,7 @@ impl BrokerLink {
             Ok(Err(status)) => return status.message().to_owned(),
             Err(_) => return format!("no answer in {}", humantime::format_duration(OPEN_TIMEOUT)),
         };
-        let mut whole = BrokerStatus::default();
+        let mut told = ToldStatus::default();
         loop {
             match timeout(SILENCE_MAX, statuses.message()).await {
                 Ok(Ok(Some(status))) if status.node_id != self.node.0 => {
@@ -179,8 +180,8 @@ impl BrokerLink {
                         tracing::info!(broker = %self.node, "broker reachable again");
                         reported.clear();
                     }
-                    whole = completed(status, whole);
-                    if events.send(Event::Status(Box::new(whole.clone()))).await.is_err() {
+                    told.update(status);
+                    if events.send(Event::Status(Box::new(told.clone()))).await.is_err() {
                         return "the gateway stops".into();
                     }
                 }
@@ -208,21 +209,6 @@ impl BrokerLink {
     }
 }
 
-/// A status with what it left out because it is as it was `before`.
-fn completed(status: BrokerStatus, before: BrokerStatus) -> BrokerStatus {
-    if !status.partial {
-        return status;
-    }
-    let mut replicas = before.replicas;
-    for replica in status.replicas {
-        match replicas.binary_search_by_key(&replica.partition_id, |known| known.partition_id) {
-            Ok(at) => replicas[at] = replica,
-            Err(at) => replicas.insert(at, replica),
-        }
-    }
-    BrokerStatus { replicas, partial: false, ..status }
-}
-
 /// Doubling pauses with jitter, so that gateways do not reconnect in step.
 #[derive(Debug, Default)]
 struct Backoff {
@@ -246,29 +232,7 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_protocol::internal::v1::ReplicaStatus;
-
     use super::*;
-
-    #[test]
-    fn what_a_partial_status_leaves_out_is_as_it_was() {
-        let replica = |partition_id, term| ReplicaStatus { partition_id, term, ..Default::default() };
-        let before = BrokerStatus {
-            replicas: vec![replica(0, 1), replica(3, 1), replica(7, 1)],
-            ..Default::default()
-        };
-        let news = BrokerStatus {
-            replicas: vec![replica(7, 2), replica(5, 1)],
-            partial: true,
-            draining: true,
-            ..Default::default()
-        };
-        let now = completed(news, before);
-        assert_eq!(now.replicas, [replica(0, 1), replica(3, 1), replica(5, 1), replica(7, 2)]);
-        assert!(now.draining && !now.partial);
-        let whole = BrokerStatus { replicas: vec![replica(9, 1)], ..Default::default() };
-        assert_eq!(completed(whole.clone(), now), whole);
-    }
 
     #[test]
     fn pauses_double_to_a_cap_and_start_again_after_a_healthy_stream() {

@@ -60,6 +60,7 @@ mod restart_risk;
 mod streamed_writes;
 mod system_gauges;
 mod system_store;
+pub mod told_status;
 pub mod topology;
 mod topology_events;
 mod topology_feed;

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evenkeel_protocol::internal::v1::{BrokerStatus, ReplicaPriority, ReplicaStatus};
+use evenkeel_protocol::internal::v1::{FollowerLag, ReplicaPriority, ReplicaStatus};
 use evenkeel_protocol::v1::{Health, Role};
 use evenkeel_protocol::{Epoch, NodeId, PartitionId, SYSTEM_GROUP};
 
 use crate::options::Contact;
+use crate::told_status::ToldStatus;
 
 /// A broker that has said nothing for longer counts as unreachable; brokers speak at least once a second.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -21,7 +22,7 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A broker pushed its state.
-    Status(Box<BrokerStatus>),
+    Status(Box<ToldStatus>),
     /// A broker's status stream broke.
     Lost(NodeId),
     /// Time passed.
@@ -212,7 +213,7 @@ impl Topology {
 #[derive(Debug)]
 struct Known {
     contact: Contact,
-    status: Option<BrokerStatus>,
+    status: Option<ToldStatus>,
     /// When the broker last spoke; `None` while its stream is down.
     heard_at: Option<Instant>,
 }
@@ -264,19 +265,19 @@ impl ClusterState {
         }
     }
 
-    fn take(&mut self, status: BrokerStatus, now: Instant) -> Result<(), StatusRefused> {
-        let node = NodeId(status.node_id);
+    fn take(&mut self, status: ToldStatus, now: Instant) -> Result<(), StatusRefused> {
+        let node = NodeId(status.head.node_id);
         if !self.brokers.contains_key(&node) {
             return Err(StatusRefused::UnknownBroker(node));
         }
         let others_reachable = self.brokers.iter().any(|(id, known)| *id != node && known.is_reachable(now));
         match &self.cluster_id {
-            Some(ours) if *ours != status.cluster_id && others_reachable => {
-                let (theirs, ours) = (status.cluster_id, ours.clone());
+            Some(ours) if *ours != status.head.cluster_id && others_reachable => {
+                let (theirs, ours) = (status.head.cluster_id, ours.clone());
                 return Err(StatusRefused::OtherCluster { node, theirs, ours });
             }
             // All that we knew is gone: this is a new cluster at the old addresses, whose terms begin anew.
-            Some(ours) if *ours != status.cluster_id => {
+            Some(ours) if *ours != status.head.cluster_id => {
                 self.highest_epochs.clear();
                 self.partitions_count = 0;
                 for known in self.brokers.values_mut() {
@@ -286,12 +287,12 @@ impl ClusterState {
             }
             _ => {}
         }
-        if self.partitions_count != 0 && self.partitions_count != status.partitions_count {
-            let (theirs, ours) = (status.partitions_count, self.partitions_count);
+        if self.partitions_count != 0 && self.partitions_count != status.head.partitions_count {
+            let (theirs, ours) = (status.head.partitions_count, self.partitions_count);
             return Err(StatusRefused::PartitionsCount { node, theirs, ours });
         }
-        self.cluster_id = Some(status.cluster_id.clone());
-        self.partitions_count = status.partitions_count;
+        self.cluster_id = Some(status.head.cluster_id.clone());
+        self.partitions_count = status.head.partitions_count;
         for replica in &status.replicas {
             if replica.role == Role::Leader as i32 {
                 let epoch = Epoch { term: replica.term, node };
@@ -316,12 +317,12 @@ impl ClusterState {
         let brokers =
             self.brokers.values().map(|known| self.broker_view(known, now, &partitions)).collect::<Vec<_>>();
         Topology {
-            cluster_size: newest.map_or(0, |status| status.cluster_size),
+            cluster_size: newest.map_or(0, |status| status.head.cluster_size),
             partitions_count: self.partitions_count,
-            replication_factor: newest.map_or(0, |status| status.replication_factor),
+            replication_factor: newest.map_or(0, |status| status.head.replication_factor),
             priority_election: reachable
                 .iter()
-                .any(|known| known.status.as_ref().is_some_and(|status| status.priority_election)),
+                .any(|known| known.status.as_ref().is_some_and(|status| status.head.priority_election)),
             brokers,
             partitions: partitions.into_iter().map(|merged| merged.view).collect(),
             system: Some(system.view).filter(|view| !view.replicas.is_empty()),
@@ -329,8 +330,8 @@ impl ClusterState {
     }
 
     /// The system group, and all partitions in order.
-    fn group_views(&self, now: Instant) -> (MergedPartition, Vec<MergedPartition>) {
-        let mut merged: Vec<MergedPartition> = (SYSTEM_GROUP.0..=self.partitions_count)
+    fn group_views(&self, now: Instant) -> (MergedPartition<'_>, Vec<MergedPartition<'_>>) {
+        let mut merged: Vec<MergedPartition<'_>> = (SYSTEM_GROUP.0..=self.partitions_count)
             .map(|id| MergedPartition {
                 view: PartitionView {
                     id: PartitionId(id),
@@ -341,8 +342,8 @@ impl ClusterState {
                     records: 0,
                     counted: false,
                 },
-                replica_sets: Vec::new(),
-                lags: HashMap::new(),
+                replica_set: &[],
+                lags: &[],
             })
             .collect();
         for (node, known) in &self.brokers {
@@ -357,55 +358,51 @@ impl ClusterState {
                     partition.view.leader = Some(*node);
                     partition.view.records = replica.records;
                     partition.view.counted = replica.applied_index >= replica.commit_index;
-                    partition.lags = replica
-                        .followers
-                        .iter()
-                        .map(|lag| (NodeId(lag.node_id), (lag.entries, lag.bytes)))
-                        .collect();
-                    partition.lags.insert(*node, (Some(0), Some(0)));
+                    partition.lags = &replica.followers;
                 } else if partition.view.leader.is_none() {
                     partition.view.records = partition.view.records.max(replica.records);
                 }
-                if leads || partition.replica_sets.is_empty() {
-                    partition.replica_sets.clone_from(&replica.replicas);
+                if leads || partition.replica_set.is_empty() {
+                    partition.replica_set = &replica.replicas;
                 }
             }
         }
         let drained: HashSet<u64> = self
             .brokers
             .iter()
-            .filter(|(_, known)| known.status.as_ref().is_some_and(|status| status.drained))
+            .filter(|(_, known)| known.status.as_ref().is_some_and(|status| status.head.drained))
             .map(|(node, _)| node.0)
             .collect();
         for partition in &mut merged {
-            partition.view.primary = primary_of(&partition.replica_sets, &drained);
+            partition.view.primary = primary_of(partition.replica_set, &drained);
             partition.view.replicas =
-                partition.replica_sets.iter().map(|replica| NodeId(replica.node_id)).collect();
+                partition.replica_set.iter().map(|replica| NodeId(replica.node_id)).collect();
         }
         let partitions = merged.split_off(1);
         (merged.remove(0), partitions)
     }
 
-    fn broker_view(&self, known: &Known, now: Instant, partitions: &[MergedPartition]) -> BrokerView {
+    fn broker_view(&self, known: &Known, now: Instant, partitions: &[MergedPartition<'_>]) -> BrokerView {
         let node = known.contact.node;
         let reachable = known.is_reachable(now);
-        let own: HashMap<u32, &ReplicaStatus> = known
-            .status
-            .iter()
-            .flat_map(|status| status.replicas.iter().map(|replica| (replica.partition_id, replica)))
-            .collect();
+        let mut own = vec![None; partitions.len() + 1];
+        for replica in known.status.iter().flat_map(|status| &status.replicas) {
+            if let Some(slot) = own.get_mut(replica.partition_id as usize) {
+                *slot = Some(replica);
+            }
+        }
         let replicas = partitions
             .iter()
             .filter_map(|partition| {
                 let id = partition.view.id;
-                let status = own.get(&id.0).copied();
+                let status: Option<&ReplicaStatus> = own[id.0 as usize].map(Arc::as_ref);
                 let priority = partition
-                    .replica_sets
+                    .replica_set
                     .iter()
                     .find(|replica| replica.node_id == node.0)
                     .map(|replica| replica.priority)
                     .or(status.map(|replica| replica.priority))?;
-                let (lag_entries, lag_bytes) = partition.lags.get(&node).copied().unwrap_or((None, None));
+                let (lag_entries, lag_bytes) = partition.lag_of(node);
                 Some(ReplicaView {
                     partition: id,
                     role: role_of(status.filter(|_| reachable), partition.view.leader == Some(node)),
@@ -426,21 +423,24 @@ impl ClusterState {
                 })
             })
             .collect();
-        let advertised = known.status.as_ref().filter(|status| !status.host.is_empty());
+        let advertised = known.status.as_ref().filter(|status| !status.head.host.is_empty());
         BrokerView {
             node,
-            host: advertised.map_or_else(|| known.contact.host.clone(), |status| status.host.clone()),
-            port: advertised.map_or(u32::from(known.contact.port), |status| status.port),
-            version: known.status.as_ref().map_or_else(String::new, |status| status.version.clone()),
-            uuid: known.status.as_ref().map_or_else(String::new, |status| status.broker_uuid.clone()),
+            host: advertised.map_or_else(|| known.contact.host.clone(), |status| status.head.host.clone()),
+            port: advertised.map_or(u32::from(known.contact.port), |status| status.head.port),
+            version: known.status.as_ref().map_or_else(String::new, |status| status.head.version.clone()),
+            uuid: known.status.as_ref().map_or_else(String::new, |status| status.head.broker_uuid.clone()),
             reachable,
-            draining: known.status.as_ref().is_some_and(|status| status.draining),
-            drained: known.status.as_ref().is_some_and(|status| status.drained),
-            replicated_bytes_total: known.status.as_ref().map_or(0, |status| status.replicated_bytes_total),
+            draining: known.status.as_ref().is_some_and(|status| status.head.draining),
+            drained: known.status.as_ref().is_some_and(|status| status.head.drained),
+            replicated_bytes_total: known
+                .status
+                .as_ref()
+                .map_or(0, |status| status.head.replicated_bytes_total),
             facts: known.status.as_ref().map_or_else(HostFacts::default, |status| HostFacts {
-                disk_free_bytes: status.disk_free_bytes,
-                disk_size_bytes: status.disk_size_bytes,
-                certificate_expires_at: status.certificate_expires_at,
+                disk_free_bytes: status.head.disk_free_bytes,
+                disk_size_bytes: status.head.disk_size_bytes,
+                certificate_expires_at: status.head.certificate_expires_at,
             }),
             replicas,
         }
@@ -448,10 +448,22 @@ impl ClusterState {
 }
 
 /// A partition's view with what the broker views still need.
-struct MergedPartition {
+struct MergedPartition<'a> {
     view: PartitionView,
-    replica_sets: Vec<ReplicaPriority>,
-    lags: HashMap<NodeId, (Option<u64>, Option<u64>)>,
+    replica_set: &'a [ReplicaPriority],
+    /// As the leader tells.
+    lags: &'a [FollowerLag],
+}
+
+impl MergedPartition<'_> {
+    /// Entries and bytes that the replica lacks.
+    fn lag_of(&self, node: NodeId) -> (Option<u64>, Option<u64>) {
+        if self.view.leader == Some(node) {
+            return (Some(0), Some(0));
+        }
+        let lag = self.lags.iter().find(|lag| lag.node_id == node.0);
+        lag.map_or((None, None), |lag| (lag.entries, lag.bytes))
+    }
 }
 
 /// A claim to lead that is not the highest epoch's is a deposed leader's: it follows.

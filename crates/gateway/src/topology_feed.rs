@@ -14,7 +14,7 @@ use crate::clock;
 use crate::metric_definitions;
 use crate::options::Contact;
 use crate::rebalance_record::is_balanced;
-use crate::topology::{ClusterState, Event, PartitionView, SharedTopology, Topology};
+use crate::topology::{BrokerView, ClusterState, Event, ReplicaView, SharedTopology, Topology};
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(250);
@@ -33,7 +33,6 @@ pub(crate) async fn run(
 ) {
     let mut state = ClusterState::new(&contacts);
     let mut refusals: HashMap<NodeId, String> = HashMap::new();
-    let mut roles = RoleGauges::default();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::with_capacity(EVENTS_MERGED_MAX);
@@ -50,7 +49,7 @@ pub(crate) async fn run(
         let now = clock::now();
         for event in batch.drain(..) {
             let node = match &event {
-                Event::Status(status) => Some(NodeId(status.node_id)),
+                Event::Status(status) => Some(NodeId(status.head.node_id)),
                 Event::Lost(_) | Event::Tick => None,
             };
             match (state.apply(event, now), node) {
@@ -68,10 +67,10 @@ pub(crate) async fn run(
         }
         let began = clock::now();
         let view = state.view(now);
-        let changed = **publish.borrow() != view;
-        if changed {
-            log_leader_changes(&publish.borrow(), &view);
-            roles.show(&view);
+        if **publish.borrow() != view {
+            let before = publish.borrow().clone();
+            log_leader_changes(&before, &view);
+            show_gauges(&before, &view);
             publish.send_replace(Arc::new(view));
         }
         // With thousands of replicas a view takes milliseconds: what comes meanwhile is merged into the next.
@@ -93,53 +92,50 @@ fn log_leader_changes(before: &Topology, after: &Topology) {
 
 /// How many more replicas each partition can lose and still have a majority; below 0 it has none now.
 pub(crate) fn quorum_margins(view: &Topology) -> BTreeMap<PartitionId, i64> {
-    let mut working: BTreeMap<PartitionId, i64> = BTreeMap::new();
+    view.partitions.iter().map(|partition| partition.id).zip(margins(view)).collect()
+}
+
+/// In order of partition.
+fn margins(view: &Topology) -> impl Iterator<Item = i64> {
+    let mut working = vec![0; view.partitions.len() + 1];
     for replica in view.brokers.iter().flat_map(|broker| &broker.replicas) {
         // Replicas of brokers that are away are shown as inactive.
-        *working.entry(replica.partition).or_default() += i64::from(replica.role != Role::Inactive);
+        if let Some(working) = working.get_mut(replica.partition.0 as usize) {
+            *working += i64::from(replica.role != Role::Inactive);
+        }
     }
-    let margin = |partition: &PartitionView| {
+    view.partitions.iter().map(move |partition| {
         let majority = partition.replicas.len() as i64 / 2 + 1;
-        (partition.id, working.get(&partition.id).copied().unwrap_or(0) - majority)
-    };
-    view.partitions.iter().map(margin).collect()
+        working.get(partition.id.0 as usize).copied().unwrap_or(0) - majority
+    })
 }
 
-/// Sets only the gauges whose role changed: a large cluster has tens of thousands.
-#[derive(Default)]
-struct RoleGauges {
-    shown: BTreeMap<(PartitionId, NodeId), f64>,
-    balanced: BTreeMap<PartitionId, bool>,
-    margins: BTreeMap<PartitionId, i64>,
-    brokers: BTreeMap<NodeId, (bool, bool)>,
-}
-
-impl RoleGauges {
-    fn show(&mut self, view: &Topology) {
-        for partition in &view.partitions {
-            let balanced = is_balanced(partition);
-            if self.balanced.insert(partition.id, balanced) != Some(balanced) {
-                metric_definitions::partition_balanced(partition.id).set(f64::from(u8::from(balanced)));
-            }
+/// Sets only the gauges that changed: a large cluster has tens of thousands.
+fn show_gauges(before: &Topology, now: &Topology) {
+    let number = |yes| f64::from(u8::from(yes));
+    let before_margins = margins(before).map(Some).chain(std::iter::repeat(None));
+    for ((partition, margin), before_margin) in now.partitions.iter().zip(margins(now)).zip(before_margins) {
+        let balanced = is_balanced(partition);
+        if before.partition(partition.id).map(is_balanced) != Some(balanced) {
+            metric_definitions::partition_balanced(partition.id).set(number(balanced));
         }
-        for (partition, margin) in quorum_margins(view) {
-            if self.margins.insert(partition, margin) != Some(margin) {
-                metric_definitions::quorum_margin(partition).set(margin as f64);
-            }
+        if before_margin != Some(margin) {
+            metric_definitions::quorum_margin(partition.id).set(margin as f64);
         }
-        for broker in &view.brokers {
-            let state = (broker.reachable, broker.drained);
-            if self.brokers.insert(broker.node, state) != Some(state) {
-                let number = |yes| f64::from(u8::from(yes));
-                metric_definitions::broker_reachable(broker.node).set(number(broker.reachable));
-                metric_definitions::broker_drained(broker.node).set(number(broker.drained));
-            }
-            for replica in &broker.replicas {
-                let number = metric_definitions::role_number(replica.role);
-                let shown = self.shown.insert((replica.partition, broker.node), number);
-                if shown != Some(number) {
-                    metric_definitions::partition_role(replica.partition, broker.node).set(number);
-                }
+    }
+    for broker in &now.brokers {
+        let earlier = before.broker(broker.node);
+        let state = |broker: &BrokerView| (broker.reachable, broker.drained);
+        if earlier.map(state) != Some(state(broker)) {
+            metric_definitions::broker_reachable(broker.node).set(number(broker.reachable));
+            metric_definitions::broker_drained(broker.node).set(number(broker.drained));
+        }
+        let role = |replica: &ReplicaView| (replica.partition, replica.role);
+        for (at, replica) in broker.replicas.iter().enumerate() {
+            let then = earlier.and_then(|earlier| earlier.replicas.get(at)).map(role);
+            if then != Some(role(replica)) {
+                let shown = metric_definitions::role_number(replica.role);
+                metric_definitions::partition_role(replica.partition, broker.node).set(shown);
             }
         }
     }
@@ -150,7 +146,7 @@ mod tests {
     use evenkeel_protocol::v1::Health;
 
     use super::*;
-    use crate::topology::{BrokerView, ReplicaView};
+    use crate::topology::PartitionView;
 
     /// One partition with a replica on each broker; `None` for a broker that is away.
     fn view(roles: &[Option<Role>]) -> Topology {

@@ -1,5 +1,5 @@
 use super::*;
-use evenkeel_protocol::internal::v1::FollowerLag;
+use evenkeel_protocol::internal::v1::BrokerStatus;
 
 fn contacts() -> Vec<Contact> {
     (0..3).map(|node| Contact { node: NodeId(node), host: "b".into(), port: 26510 + node as u16 }).collect()
@@ -7,7 +7,7 @@ fn contacts() -> Vec<Contact> {
 
 /// A status of `node` with one replica of partition 1 in three, primary broker 0.
 fn status(node: u64, role: Role, term: u64) -> Event {
-    Event::Status(Box::new(raw_status(node, role, term)))
+    Event::Status(Box::new(raw_status(node, role, term).into()))
 }
 
 fn raw_status(node: u64, role: Role, term: u64) -> BrokerStatus {
@@ -42,7 +42,7 @@ fn the_system_group_is_routed_to_and_not_shown() {
     let mut system = status.replicas[0].clone();
     system.partition_id = 0;
     status.replicas.push(system);
-    state.apply(Event::Status(Box::new(status)), now).unwrap();
+    state.apply(Event::Status(Box::new(status.into())), now).unwrap();
     let view = state.view(now);
     assert_eq!(view.partition(SYSTEM_GROUP).and_then(|group| group.leader), Some(NodeId(1)));
     let shown: Vec<PartitionId> = view.partitions.iter().map(|p| p.id).collect();
@@ -126,7 +126,7 @@ fn lag_is_what_the_leader_says() {
     ];
     let mut state = ClusterState::new(&contacts());
     state.apply(status(1, Role::Follower, 5), now).unwrap();
-    state.apply(Event::Status(Box::new(leader)), now).unwrap();
+    state.apply(Event::Status(Box::new(leader.into())), now).unwrap();
     let lags: Vec<_> = state.view(now).brokers.iter().map(|broker| broker.replicas[0].lag_entries).collect();
     assert_eq!(lags, [Some(0), Some(7), None]);
 }
@@ -153,12 +153,12 @@ fn a_broker_of_another_cluster_or_partition_count_is_refused() {
 
     let mut other = raw_status(1, Role::Leader, 9);
     other.cluster_id = "x".into();
-    let refused = state.apply(Event::Status(Box::new(other)), now).unwrap_err();
+    let refused = state.apply(Event::Status(Box::new(other.into())), now).unwrap_err();
     assert!(matches!(refused, StatusRefused::OtherCluster { node: NodeId(1), .. }));
 
     let mut wider = raw_status(1, Role::Follower, 5);
     wider.partitions_count = 2;
-    let refused = state.apply(Event::Status(Box::new(wider)), now).unwrap_err();
+    let refused = state.apply(Event::Status(Box::new(wider.into())), now).unwrap_err();
     assert_eq!(refused, StatusRefused::PartitionsCount { node: NodeId(1), theirs: 2, ours: 1 });
 
     let refused = state.apply(status(7, Role::Follower, 5), now).unwrap_err();
@@ -174,7 +174,7 @@ fn a_new_cluster_at_the_old_addresses_begins_with_its_own_terms() {
     state.apply(Event::Lost(NodeId(0)), now).unwrap();
     let mut fresh = raw_status(1, Role::Leader, 1);
     fresh.cluster_id = "new".into();
-    state.apply(Event::Status(Box::new(fresh)), now).unwrap();
+    state.apply(Event::Status(Box::new(fresh.into())), now).unwrap();
     assert_eq!(state.view(now).partitions[0].leader, Some(NodeId(1)));
 }
 
@@ -186,7 +186,7 @@ fn records_are_what_the_leader_has_applied() {
         status.broker_uuid = format!("uuid-{node}");
         status.replicas[0].records = records;
         (status.replicas[0].commit_index, status.replicas[0].applied_index) = (9, applied_index);
-        Event::Status(Box::new(status))
+        Event::Status(Box::new(status.into()))
     };
     let table = [
         (
