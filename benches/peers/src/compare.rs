@@ -28,7 +28,8 @@ Medians over rounds. evenkeel/X is our figure divided by theirs.
 evenkeel and etcd acknowledge when a majority has synced the write to disk. NATS JetStream does not sync each write: it
 acknowledges when a majority has it in memory, and syncs every two minutes by default; a power cut may take acknowledged writes.
 Leaders that move: etcd one, NATS one for each stream, evenkeel all partitions. CPU and bytes are those of all servers, our gateway
-with them; the loader shares the machine. Failed are those that a client was told of: evenkeel's gateway parks and
+with them; the loader shares the machine. What stores nothing is one server that answers etcd's calls at once: no store with one call
+for each write can take more on this machine. Failed are those that a client was told of: evenkeel's gateway parks and
 replays what a move delays, the others' clients are told.";
 
 /// A table for each number of clients.
@@ -51,8 +52,11 @@ pub fn table(lines: &str) -> anyhow::Result<String> {
 
 fn of_peers(peers: &BTreeMap<Peer, Vec<Measured>>) -> String {
     let columns: Vec<Peer> = peers.keys().copied().collect();
-    let theirs: Vec<Peer> =
-        columns.iter().copied().filter(|peer| matches!(peer, Peer::Etcd | Peer::Nats)).collect();
+    let theirs: Vec<Peer> = columns
+        .iter()
+        .copied()
+        .filter(|peer| matches!(peer, Peer::Etcd | Peer::Nats | Peer::Nothing))
+        .collect();
     let ours = if peers.contains_key(&Peer::Evenkeel) { Peer::Evenkeel } else { Peer::EvenkeelStreamed };
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
@@ -82,6 +86,7 @@ fn name(peer: Peer) -> &'static str {
         Peer::EvenkeelStreamed => "evenkeel, streamed",
         Peer::Etcd => "etcd",
         Peer::Nats => "NATS R3, not synced",
+        Peer::Nothing => "nothing stored",
     }
 }
 

@@ -14,7 +14,7 @@ const KEYS: u64 = 1_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct PutRequest {
+pub struct PutRequest {
     #[prost(bytes = "bytes", tag = "1")]
     key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
@@ -23,7 +23,7 @@ struct PutRequest {
 
 /// Its header is not looked at.
 #[derive(Clone, PartialEq, prost::Message)]
-struct PutResponse {}
+pub struct PutResponse {}
 
 /// Each client has a connection of its own, to the servers in turn.
 pub async fn write(

@@ -28,6 +28,8 @@ pub enum Peer {
     EvenkeelStreamed,
     Etcd,
     Nats,
+    /// Answers at once, as etcd would.
+    Nothing,
 }
 
 #[derive(Args, Debug)]
@@ -173,7 +175,7 @@ pub async fn run(args: LoadArgs) -> anyhow::Result<Measured> {
     }
     let evenkeel = match args.peer {
         Peer::Evenkeel | Peer::EvenkeelStreamed => Some(evenkeel::connect(&args).await?),
-        Peer::Etcd | Peer::Nats => None,
+        Peer::Etcd | Peer::Nats | Peer::Nothing => None,
     };
     for client in 0..args.clients {
         let recorder = Recorder { shared: Arc::clone(&shared), steady: new_histogram()? };

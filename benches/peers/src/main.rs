@@ -1,6 +1,7 @@
 //! `peers-load`: the same writes to Evenkeel, etcd or NATS JetStream, and a table that compares them. `run` beside it
 //! starts the clusters; this only loads them and looks at their processes.
 
+mod answers;
 mod clusters;
 mod compare;
 mod etcd;
@@ -25,6 +26,8 @@ enum What {
     Load(load::LoadArgs),
     /// Move the leaders of NATS streams away
     NatsStepDown(nats::StepDownArgs),
+    /// Answer etcd's writes at once, and store nothing
+    Answer { port: u16 },
     /// Print ports that nothing listens on
     FreePorts { count: usize },
     /// Print a fact of what `evenkeel dev --output json` printed
@@ -41,6 +44,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().what {
         What::Load(args) => println!("{}", serde_json::to_string(&load::run(args).await?)?),
         What::NatsStepDown(args) => nats::step_down(args).await?,
+        What::Answer { port } => answers::serve(port).await?,
         What::FreePorts { count } => {
             let ports = clusters::free_ports(count)?;
             println!("{}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" "));
