@@ -133,6 +133,8 @@ async fn an_encrypted_cluster_serves_those_who_may_and_nobody_else() {
     assert_eq!(command(&cluster, &["get", "k"], &as_admin).await, (0, "v".into()));
     let (code, told) = command(&cluster, &["get", "k"], &["--ca", &ca]).await;
     assert!(code == 4 && told.contains("--token-file"), "{code}: {told}");
+    let (code, told) = command(&cluster, &["get", "k"], &[]).await;
+    assert!(code == 3 && told.contains("answers with TLS only") && told.contains("--ca"), "{code}: {told}");
     let (code, told) = command(&cluster, &["put", "k", "w"], &as_reader).await;
     assert!(code == 4 && told.contains("needs write"), "{code}: {told}");
     let (code, told) = command(&cluster, &["rebalance"], &as_reader).await;

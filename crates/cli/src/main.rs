@@ -178,12 +178,15 @@ fn asks_a_cluster(command: &Command) -> bool {
 }
 
 async fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
-    let connection = match asks_a_cluster(&cli.command) {
-        true => cli.connection.with_context(matches)?,
-        false => cli.connection,
-    };
-    let connection = &connection;
-    match cli.command {
+    if !asks_a_cluster(&cli.command) {
+        return run_command(cli.command, &cli.connection).await;
+    }
+    let connection = cli.connection.with_context(matches)?;
+    connection.carry_out(run_command(cli.command, &connection)).await
+}
+
+async fn run_command(command: Command, connection: &Connection) -> Result<(), Failure> {
+    match command {
         Command::Dev(args) => dev::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Broker(args) => serve::broker(args).await,

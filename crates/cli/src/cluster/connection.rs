@@ -1,16 +1,22 @@
 //! Where the cluster is and with what to come in: the options that every command understands, before or after its name.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::ArgPredicate;
 use evenkeel_client::{Client, ClientTls, Options, Token};
-use evenkeel_security::read_secret;
+use evenkeel_security::{Shown, read_secret};
 use evenkeel_traces::TraceContext;
 
 use crate::cluster::cluster_api::ClusterApi;
 use crate::cluster::http::Http;
-use crate::output::outcome::Failure;
+use crate::output::outcome::{EXIT_TIMED_OUT, EXIT_UNREACHABLE, Failure};
+
+/// A command without an answer for so long may be talking to a port with TLS.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+/// For finding out whether an address speaks TLS.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Where the cluster is")]
@@ -107,6 +113,47 @@ impl Connection {
             token_file: None,
             context: None,
         }
+    }
+
+    /// Carries a command out. Nobody answers plain requests on a port with TLS, so a command that gets no answer, or none
+    /// soon, is told when it is that.
+    pub async fn carry_out(&self, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        if self.ca.is_some() {
+            return command.await;
+        }
+        let looked_at_soon = async {
+            tokio::time::sleep(LOOK_AFTER).await;
+            self.address_with_tls().await
+        };
+        let (address, failure) = tokio::select! {
+            done = command => match done {
+                Err(failure) if [EXIT_UNREACHABLE, EXIT_TIMED_OUT].contains(&failure.code) => {
+                    (self.address_with_tls().await, failure)
+                }
+                done => return done,
+            },
+            Some(address) = looked_at_soon => (Some(address), Failure::told(EXIT_UNREACHABLE)),
+        };
+        Err(address.map_or(failure, |address| {
+            Failure::unreachable(format!(
+                "{address} answers with TLS only: name the authority of its certificate with --ca, and write https:// \
+                 before the addresses of API and monitoring port"
+            ))
+        }))
+    }
+
+    /// The first of the addresses that speaks TLS.
+    async fn address_with_tls(&self) -> Option<&str> {
+        let api = self.api.split_once("://").map_or(self.api.as_str(), |(_, rest)| rest);
+        for address in self.gateway.iter().map(String::as_str).chain([api]) {
+            let parts = address.trim_end_matches('/').rsplit_once(':');
+            let Some((host, Ok(port))) = parts.map(|(host, port)| (host, port.parse())) else { continue };
+            let look = Shown::by_server(host.trim_matches(['[', ']']), port);
+            if tokio::time::timeout(LOOK_TIMEOUT, look).await.is_ok_and(|shown| shown.is_ok()) {
+                return Some(address);
+            }
+        }
+        None
     }
 
     fn tls(&self) -> Result<Option<ClientTls>, Failure> {
