@@ -8,8 +8,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 pub(crate) use fjall::{UserKey, UserValue};
 
@@ -24,6 +26,9 @@ const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Threads that write tables and compact. While one of several compacts, fjall's first asks for the next compaction over and
 /// over, and takes a core for it (3.1.13, `worker_pool.rs`): 19 % of a broker's processor time under load.
 const WORKER_THREADS: usize = 1;
+/// Of a table that a compaction writes. While one goes on no memtable is written, so it must not take long: the first level
+/// has four of these, and is rewritten whole.
+const TABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a row takes in memory beside its key and value.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
@@ -94,7 +99,12 @@ impl FjallDatabase {
             .open()?;
         background_priority::lower_fjall_threads(WORKER_THREADS);
         // Memtables are ended here: see `end_full_memtable`.
-        let create = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
+        let create = || {
+            let small_steps = Leveled::default().with_table_target_size(TABLE_BYTES);
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(u64::MAX)
+                .compaction_strategy(Arc::new(small_steps))
+        };
         let state = database.keyspace("state", create)?;
         let syncer = JournalSyncer::start(directory.to_path_buf())?;
         Ok(Self {
