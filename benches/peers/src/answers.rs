@@ -1,5 +1,5 @@
-//! A server that answers etcd's `KV.Put` at once and stores nothing: what calls alone cost on this machine. No store with one
-//! call for each write can take more.
+//! A server that answers etcd's `KV.Put` at once and stores nothing: what calls alone cost on this machine, when they are made as
+//! etcd's are, over a connection for each client.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -28,8 +28,8 @@ Medians over rounds. evenkeel/X is our figure divided by theirs.
 evenkeel and etcd acknowledge when a majority has synced the write to disk. NATS JetStream does not sync each write: it
 acknowledges when a majority has it in memory, and syncs every two minutes by default; a power cut may take acknowledged writes.
 Leaders that move: etcd one, NATS one for each stream, evenkeel all partitions. CPU and bytes are those of all servers, our gateway
-with them; the loader shares the machine. What stores nothing is one server that answers etcd's calls at once: no store with one call
-for each write can take more on this machine. Failed are those that a client was told of: evenkeel's gateway parks and
+with them; the loader shares the machine. What stores nothing is one server that answers etcd's calls at once: what calls alone
+cost, over a connection for each client; evenkeel's clients share connections. Failed are those that a client was told of: evenkeel's gateway parks and
 replays what a move delays, the others' clients are told.";
 
 /// A table for each number of clients.
