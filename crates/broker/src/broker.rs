@@ -46,7 +46,7 @@ use crate::layout::{ConfiguredLayout, LayoutError};
 use crate::leadership;
 use crate::metric_definitions;
 use crate::monitoring::{self, MonitoringPort, Running};
-use crate::network::Network;
+use crate::network::{Awaited, Network};
 use crate::observer::Observer;
 use crate::options::{Options, OptionsError, RaftOptions, Validated};
 use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
@@ -573,7 +573,8 @@ async fn start_replicas(
         let mut log = log.group(group);
         check_state_reaches_log(group, &log, &reader, &hosted)?;
         found(&mut log, &members).await.map_err(|source| BrokerError::Found { partition: group, source })?;
-        let network = Network { group, me, peers: peers.clone() };
+        let awaited = Awaited::default();
+        let network = Network { group, me, peers: peers.clone(), awaited: awaited.clone() };
         let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
         let raft = raft.map_err(|source| BrokerError::Raft { partition: group, source })?;
         let rebuilding = match forgotten.contains(&group) {
@@ -589,6 +590,7 @@ async fn start_replicas(
             members,
             rebuilding,
             options.raft.lease,
+            awaited,
         )));
     }
     Ok(started)

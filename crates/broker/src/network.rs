@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evenkeel_protocol::NodeId;
@@ -41,18 +42,42 @@ const ANSWER_TIMEOUT_MS: u64 = 3_000;
 const BACKOFF_MS_MIN: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 200;
 
+/// How many requests wait for a majority to answer the partition's next heartbeat, shared by its replica and its network.
+#[derive(Clone, Default)]
+pub struct Awaited(Arc<AtomicUsize>);
+
+impl Awaited {
+    /// Counts one, until it is dropped.
+    pub fn one(&self) -> impl Drop {
+        struct One(Awaited);
+        impl Drop for One {
+            fn drop(&mut self) {
+                self.0.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.0.fetch_add(1, Ordering::AcqRel);
+        One(self.clone())
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
 /// Makes the clients that openraft asks for, for one partition.
 pub struct Network {
     pub group: GroupId,
     pub me: NodeId,
     pub peers: Peers,
+    pub awaited: Awaited,
 }
 
 impl Network {
     fn client(&self, target: u64, heartbeat: bool) -> Client {
         let peer = self.peers.get(NodeId(target)).cloned();
         let metrics = FollowerMetrics::new(self.group, NodeId(target));
-        Client { group: self.group, me: self.me, target: NodeId(target), peer, heartbeat, metrics }
+        let awaited = self.awaited.clone();
+        Client { group: self.group, me: self.me, target: NodeId(target), peer, heartbeat, awaited, metrics }
     }
 }
 
@@ -76,6 +101,7 @@ pub struct Client {
     /// `None` when the membership names a broker that the configuration does not.
     peer: Option<Arc<Peer>>,
     heartbeat: bool,
+    awaited: Awaited,
     metrics: FollowerMetrics,
 }
 
@@ -282,7 +308,7 @@ where
             .map_err(|e| NetworkError::new(&e))?;
         let (entries, bytes) = (wire.entries.len() as u64, wire::payload_bytes(&wire.entries));
         client.metrics.append_sent();
-        if !self.stream.send(wire).await {
+        if !self.stream.send(wire, client.awaited.any()).await {
             return Err(
                 Unreachable::from_string(format!("lost the connection to broker {}", client.target)).into()
             );

@@ -18,7 +18,7 @@ use evenkeel_protocol::internal::v1::raft_client::RaftClient;
 use evenkeel_protocol::{Dialer, NodeId, wire_version};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
@@ -33,7 +33,8 @@ const QUEUE_REQUESTS_MAX: usize = 16_384;
 /// A frame is closed when it reaches either bound.
 const FRAME_REQUESTS_MAX: usize = 512;
 const FRAME_BYTES_MAX: u64 = 2 << 20;
-/// How long a heartbeat may wait for company. Far below the heartbeat interval, so leases do not notice.
+/// How long a heartbeat that nobody waits for may wait for company. Far below the heartbeat interval, so leases do not
+/// notice.
 const HEARTBEAT_GATHER_MS: u64 = 2;
 const CONNECT_TIMEOUT_MS: u64 = 1_000;
 /// A peer whose process is stopped or whose link is cut is noticed within two of these.
@@ -65,6 +66,8 @@ pub struct Exchange {
     appends: mpsc::Sender<pb::AppendRequest>,
     heartbeats: mpsc::Sender<pb::AppendRequest>,
     pulses: mpsc::Sender<pb::Pulse>,
+    /// Somebody waits for the answer to a heartbeat that was queued.
+    hurry: Arc<Notify>,
     /// Where each open stream's results go. `None` once the exchange is broken: nobody may join then.
     waiting: Mutex<Option<HashMap<u64, mpsc::Sender<pb::AppendResult>>>>,
 }
@@ -172,7 +175,8 @@ impl Peer {
         let (appends, appends_rx) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (heartbeats, heartbeats_rx) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (pulses, pulses_rx) = mpsc::channel(QUEUE_PULSES_MAX);
-        let outbound = frames(appends_rx, heartbeats_rx, pulses_rx);
+        let hurry = Arc::new(Notify::new());
+        let outbound = frames(appends_rx, heartbeats_rx, pulses_rx, hurry.clone());
         let mut inbound = match self.client().exchange(outbound).await {
             Ok(response) => response.into_inner(),
             Err(status) if status.code() == tonic::Code::FailedPrecondition => {
@@ -184,8 +188,8 @@ impl Peer {
                 return false;
             }
         };
-        let exchange = Exchange { appends, heartbeats, pulses, waiting: Mutex::new(Some(HashMap::new())) };
-        let exchange = Arc::new(exchange);
+        let waiting = Mutex::new(Some(HashMap::new()));
+        let exchange = Arc::new(Exchange { appends, heartbeats, pulses, hurry, waiting });
         *self.exchange.lock() = Some(exchange.clone());
         self.connections.fetch_add(1, Ordering::AcqRel);
         *self.answered_at.lock() = Some(Instant::now());
@@ -258,10 +262,16 @@ pub struct AppendStream {
 }
 
 impl AppendStream {
-    /// Queues a request; waits when the connection is behind. `false` when the exchange broke.
-    pub async fn send(&self, request: pb::AppendRequest) -> bool {
-        let queue = if request.heartbeat { &self.exchange.heartbeats } else { &self.exchange.appends };
-        queue.send(request).await.is_ok()
+    /// Queues a request; waits when the connection is behind. `false` when the exchange broke. A heartbeat waits for
+    /// company, unless it is `awaited`.
+    pub async fn send(&self, request: pb::AppendRequest, awaited: bool) -> bool {
+        let heartbeat = request.heartbeat;
+        let queue = if heartbeat { &self.exchange.heartbeats } else { &self.exchange.appends };
+        let queued = queue.send(request).await.is_ok();
+        if heartbeat && awaited {
+            self.exchange.hurry.notify_one();
+        }
+        queued
     }
 
     /// Tells the peer that no more will come.
@@ -280,16 +290,18 @@ impl Drop for AppendStream {
     }
 }
 
-/// Makes frames of whatever waits; heartbeats alone wait a moment for each other.
+/// Makes frames of whatever waits; heartbeats alone wait a moment for each other, unless there is a hurry.
 fn frames(
     appends: mpsc::Receiver<pb::AppendRequest>,
     heartbeats: mpsc::Receiver<pb::AppendRequest>,
     pulses: mpsc::Receiver<pb::Pulse>,
+    hurry: Arc<Notify>,
 ) -> impl Stream<Item = pb::AppendFrame> + Send + 'static {
     struct Gather {
         appends: mpsc::Receiver<pb::AppendRequest>,
         heartbeats: mpsc::Receiver<pb::AppendRequest>,
         pulses: mpsc::Receiver<pb::Pulse>,
+        hurry: Arc<Notify>,
         requests: Vec<pb::AppendRequest>,
         bytes: u64,
     }
@@ -302,7 +314,7 @@ fn frames(
             self.requests.len() >= FRAME_REQUESTS_MAX || self.bytes >= FRAME_BYTES_MAX
         }
     }
-    let gather = Gather { appends, heartbeats, pulses, requests: Vec::new(), bytes: 0 };
+    let gather = Gather { appends, heartbeats, pulses, hurry, requests: Vec::new(), bytes: 0 };
     futures::stream::unfold(gather, |mut g| async move {
         let mut send_at: Option<Instant> = None;
         let mut pulse = None;
@@ -314,6 +326,10 @@ fn frames(
                     g.push(request?);
                     break;
                 }
+                // What it is for may have gone with the frame before.
+                () = g.hurry.notified() => if !g.requests.is_empty() || !g.heartbeats.is_empty() {
+                    break;
+                },
                 request = g.heartbeats.recv(), if !g.full() => {
                     g.push(request?);
                     send_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(HEARTBEAT_GATHER_MS));
@@ -359,5 +375,39 @@ impl Peers {
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_wait_for_company_unless_somebody_waits_for_one() {
+        let (_appends, appends_rx) = mpsc::channel(4);
+        let (heartbeats, heartbeats_rx) = mpsc::channel(4);
+        let (_pulses, pulses_rx) = mpsc::channel(4);
+        let hurry = Arc::new(Notify::new());
+        let mut frames = frames(appends_rx, heartbeats_rx, pulses_rx, hurry.clone());
+        let heartbeat = |group| pb::AppendRequest { group, heartbeat: true, ..Default::default() };
+        let groups = |frame: pb::AppendFrame| frame.requests.iter().map(|r| r.group).collect::<Vec<_>>();
+
+        let began = Instant::now();
+        heartbeats.send(heartbeat(1)).await.unwrap();
+        heartbeats.send(heartbeat(2)).await.unwrap();
+        assert_eq!(groups(frames.next().await.unwrap()), [1, 2]);
+        assert!(began.elapsed() >= Duration::from_millis(HEARTBEAT_GATHER_MS));
+
+        let began = Instant::now();
+        heartbeats.send(heartbeat(3)).await.unwrap();
+        heartbeats.send(heartbeat(4)).await.unwrap();
+        hurry.notify_one();
+        assert_eq!(groups(frames.next().await.unwrap()), [3, 4]);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+
+        // The hurry was for a heartbeat that has gone already: no frame is made for it.
+        hurry.notify_one();
+        let none = tokio::time::timeout(Duration::from_secs(1), frames.next()).await;
+        assert!(none.is_err());
     }
 }

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::distribution::Replica as Member;
 use crate::leadership::{Commits, Leadership, Tenure};
 use crate::metric_definitions::ReplicaMetrics;
+use crate::network::Awaited;
 use crate::rebuilding::Rebuilding;
 use crate::resting::Rest;
 
@@ -62,6 +63,7 @@ pub struct Replica {
     pub rebuilding: Rebuilding,
     lease: Duration,
     pub rest: Rest,
+    awaited: Awaited,
     pub commits: Commits,
     gate: Arc<RwLock<()>>,
     transfer: Arc<Mutex<()>>,
@@ -80,6 +82,7 @@ impl Replica {
         members: Vec<Member>,
         rebuilding: Rebuilding,
         lease: Duration,
+        awaited: Awaited,
     ) -> Self {
         Self {
             partition,
@@ -93,6 +96,7 @@ impl Replica {
             rebuilding,
             lease,
             rest: Rest::new(clock::now()),
+            awaited,
             commits: Commits::default(),
             gate: Arc::default(),
             transfer: Arc::default(),
@@ -172,6 +176,7 @@ impl Replica {
         let acked = self.raft.metrics().borrow_watched().last_quorum_acked.map(|acked| acked.elapsed());
         if self.members.len() > 1 && !acked.is_some_and(fresh) {
             self.rest.disturb();
+            let _awaited = self.awaited.one();
             let asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
             let _ = tokio::time::timeout(self.lease, asked).await;
         }
@@ -197,6 +202,7 @@ impl Replica {
         }
         drop(open);
         self.rest.disturb();
+        let _awaited = self.awaited.one();
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.read_refusal(error)),
