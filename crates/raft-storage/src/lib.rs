@@ -13,6 +13,7 @@ mod generation_cleaner;
 mod journal_syncer;
 #[cfg(feature = "known-bugs")]
 pub mod known_bugs;
+mod late_release;
 pub mod log;
 pub mod metric_definitions;
 mod offload;

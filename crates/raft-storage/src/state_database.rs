@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable};
 pub(crate) use fjall::{UserKey, UserValue};
 
 use crate::background_priority;
 use crate::data_directory::DiskSpace;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
+use crate::late_release::LateRelease;
 use crate::state_layout::io_error;
 use crate::state_store::StoreOptions;
 
@@ -29,6 +30,11 @@ const WORKER_THREADS: usize = 1;
 /// Of a table that a compaction writes. While one goes on no memtable is written, so it must not take long: the first level
 /// has four of these, and is rewritten whole.
 const TABLE_BYTES: u64 = 16 * 1024 * 1024;
+/// Values from this size on are kept beside the tables, where compactions do not write them again: with values of 64 KiB
+/// three brokers took 839 writes/s where they took 613, and fell silent for 0.1 s where they did for 0.7 s.
+const BLOB_BYTES_MIN: u32 = 2 * 1024;
+/// Of a file of such values, which is written anew once a part of them is gone.
+const BLOB_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a row takes in memory beside its key and value.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
@@ -83,6 +89,7 @@ pub(crate) struct FjallDatabase {
     syncer: JournalSyncer,
     database: Database,
     state: Keyspace,
+    ended: LateRelease,
     directory: PathBuf,
     memtable_bytes_max: u64,
     /// Written since the newest memtable began.
@@ -98,12 +105,17 @@ impl FjallDatabase {
             .worker_threads(WORKER_THREADS)
             .open()?;
         background_priority::lower_fjall_threads(WORKER_THREADS);
-        // Memtables are ended here: see `end_full_memtable`.
+        // Memtables are ended here: see `end_full_memtable`. A database that is there already keeps the options that it
+        // was created with.
         let create = || {
             let small_steps = Leveled::default().with_table_target_size(TABLE_BYTES);
+            let large_values = KvSeparationOptions::default()
+                .separation_threshold(BLOB_BYTES_MIN)
+                .file_target_size(BLOB_FILE_BYTES);
             KeyspaceCreateOptions::default()
                 .max_memtable_size(u64::MAX)
                 .compaction_strategy(Arc::new(small_steps))
+                .with_kv_separation(Some(large_values))
         };
         let state = database.keyspace("state", create)?;
         let syncer = JournalSyncer::start(directory.to_path_buf())?;
@@ -111,6 +123,7 @@ impl FjallDatabase {
             syncer,
             database,
             state,
+            ended: LateRelease::default(),
             directory: directory.to_path_buf(),
             memtable_bytes_max: options.memtable_bytes,
             memtable_bytes: AtomicU64::new(0),
@@ -124,6 +137,7 @@ impl FjallDatabase {
         let bytes = self.memtable_bytes.fetch_add(written as u64, Relaxed) + written as u64;
         if bytes >= self.memtable_bytes_max {
             self.memtable_bytes.store(0, Relaxed);
+            self.ended.hold_newest(&self.state);
             self.state.rotate_memtable().map_err(io_error)?;
         }
         Ok(())
@@ -160,6 +174,7 @@ impl StateDatabase for FjallDatabase {
         }
         let committed = batch.commit().map_err(io_error);
         self.syncer.wrote(bytes);
+        self.ended.sweep();
         committed.and_then(|()| self.end_full_memtable(bytes + overhead))
     }
 
@@ -193,27 +208,77 @@ impl StateView for FjallView {
 mod tests {
     use std::time::Duration;
 
+    use fjall::AbstractTree;
+
     use super::*;
+
+    fn with_memtables_of_64_kib(folder: &Path) -> FjallDatabase {
+        let options = StoreOptions { memtable_bytes: 64 * 1024, ..StoreOptions::default() };
+        FjallDatabase::open(folder, &options).unwrap()
+    }
+
+    fn commit(database: &FjallDatabase, number: u32, bytes: usize) {
+        let mut rows = Rows::default();
+        rows.insert(number.to_be_bytes(), vec![number as u8; bytes]);
+        database.commit(rows, false).unwrap();
+    }
+
+    fn wait_until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(std::time::Instant::now() < deadline, "waited in vain for {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn a_full_memtable_becomes_a_table_without_being_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let options = StoreOptions { memtable_bytes: 64 * 1024, ..StoreOptions::default() };
-        let database = FjallDatabase::open(folder.path(), &options).unwrap();
-        let commit = |number: u32| {
-            let mut rows = Rows::default();
-            rows.insert(number.to_be_bytes(), vec![0; 1000]);
-            database.commit(rows, false).unwrap();
-        };
-        (0..30).for_each(commit);
+        let database = with_memtables_of_64_kib(folder.path());
+        (0..30).for_each(|number| commit(&database, number, 1000));
         assert_eq!(database.keyspace().table_count(), 0, "half a memtable");
-        (30..70).for_each(commit);
-        let tables = || database.keyspace().table_count();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while tables() == 0 {
-            assert!(std::time::Instant::now() < deadline, "the memtable was not written");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        (30..70).for_each(|number| commit(&database, number, 1000));
+        wait_until("the memtable to be written", || database.keyspace().table_count() > 0);
         assert!(database.get(&69u32.to_be_bytes()).unwrap().is_some());
+    }
+
+    #[test]
+    fn ended_memtables_are_held_for_as_long_as_fjall_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = with_memtables_of_64_kib(folder.path());
+        for number in 0..1_000 {
+            commit(&database, number, 1000);
+        }
+        // fjall lets go of one when the next is ended, or a table is written.
+        let few = || {
+            commit(&database, 1_000, 1000);
+            database.ended.len() <= 2
+        };
+        wait_until("fjall to let go of memtables", few);
+    }
+
+    #[test]
+    fn large_values_are_kept_beside_the_tables_and_go_when_they_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = 16 * 1024;
+        let blobs = || -> u64 {
+            let files = std::fs::read_dir(folder.path().join("keyspaces/1/blobs")).unwrap();
+            files.map(|file| file.unwrap().metadata().map_or(0, |file| file.len())).sum()
+        };
+        let database = with_memtables_of_64_kib(folder.path());
+        for round in 0..15 {
+            (0..20).for_each(|number| commit(&database, number, bytes));
+            wait_until("memtables to be written", || database.keyspace().tree.sealed_memtable_count() < 3);
+            if round == 0 {
+                wait_until("values beside the tables", || blobs() > bytes as u64);
+            }
+        }
+        wait_until("replaced values to go", || blobs() < 150 * bytes as u64);
+        drop(database);
+        let database = with_memtables_of_64_kib(folder.path());
+        for number in 0..20u32 {
+            let value = database.get(&number.to_be_bytes()).unwrap().unwrap();
+            assert!(value.len() == bytes && value.iter().all(|byte| *byte == number as u8));
+        }
     }
 }

@@ -34,7 +34,7 @@ use crate::offload::Offload;
 use crate::partition_reader::PartitionReader;
 use crate::simulated_state::SimulatedState;
 use crate::snapshot_receiver::SnapshotReceiver;
-use crate::state_check::{DamagedTable, find_damage, find_damaged_file};
+use crate::state_check::{DamagedFile, find_damage, find_damaged_file};
 use crate::state_database::{FjallDatabase, Rows, StateDatabase};
 use crate::state_layout::{
     FORMAT, FORMAT_KEY, Kind, Numbers, PartitionRow, Scope, damaged, decode_membership, io_error,
@@ -83,7 +83,7 @@ pub enum OpenStoreError {
          run the version that wrote it or a later one"
     )]
     NewerFormat { path: PathBuf, found: u32 },
-    #[error("state database: table {path} is corrupt at byte {offset}: {what}", path = .path.display())]
+    #[error("state database: file {path} is corrupt at byte {offset}: {what}", path = .path.display())]
     Corrupt { path: PathBuf, offset: u64, what: String },
     #[error("state database {path}: {source}; check the disk, its free space and the permissions", path = .path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -140,7 +140,7 @@ impl StateStore {
         };
         let damage = find_damage(database.keyspace());
         let damage = damage.map_err(|source| not_opened(path, fjall::Error::Io(source)))?;
-        if let Some(DamagedTable { path, offset, what }) = damage {
+        if let Some(DamagedFile { path, offset, what }) = damage {
             return Err(OpenStoreError::Corrupt { path, offset, what });
         }
         Self::start(Arc::new(database), Offload::Threads, path, options)
@@ -303,7 +303,7 @@ fn not_opened(path: &Path, error: fjall::Error) -> OpenStoreError {
         source => source,
     };
     match find_damaged_file(&path) {
-        Some(DamagedTable { path, offset, what }) => OpenStoreError::Corrupt { path, offset, what },
+        Some(DamagedFile { path, offset, what }) => OpenStoreError::Corrupt { path, offset, what },
         None => OpenStoreError::Damaged { path, what: source.to_string() },
     }
 }
