@@ -20,6 +20,10 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, PARTITIONS};
 
+/// One of so many values is large: brokers keep those in files of their own.
+const LARGE_EVERY: u64 = 16;
+const LARGE_BYTES: usize = 3_000;
+
 const WANDERERS: u64 = 8;
 const WATCHERS: u64 = 2;
 const PAUSE: Duration = Duration::from_millis(4);
@@ -223,7 +227,11 @@ impl Asker {
 
     /// Whether it is known to have taken effect.
     async fn put(&self, key: String, condition: Option<Condition>) -> bool {
-        let value = format!("{}-{}", self.number, self.shared.next.fetch_add(1, Relaxed));
+        let number = self.shared.next.fetch_add(1, Relaxed);
+        let mut value = format!("{}-{number}", self.number);
+        if number % LARGE_EVERY == 0 {
+            value.extend(std::iter::repeat_n('.', LARGE_BYTES));
+        }
         let recorded = condition.map(|condition| match condition {
             Condition::MustNotExist => history::Condition::MustNotExist,
             Condition::VersionEquals(version) => history::Condition::VersionEquals(version),
