@@ -59,6 +59,7 @@ use crate::status::{Identity, StatusHub};
 use crate::step_down::Policy;
 use crate::stop::Stop;
 use crate::transfer::{FREEZE_MS_MAX, Limits};
+use crate::voter_logs::VoterLogs;
 
 /// The lease must have run out at every voter when a replica stands, and voters hear a heartbeat some milliseconds
 /// apart.
@@ -574,7 +575,14 @@ async fn start_replicas(
         check_state_reaches_log(group, &log, &reader, &hosted)?;
         found(&mut log, &members).await.map_err(|source| BrokerError::Found { partition: group, source })?;
         let awaited = Awaited::default();
-        let network = Network { group, me, peers: peers.clone(), awaited: awaited.clone() };
+        let network = Network {
+            group,
+            me,
+            peers: peers.clone(),
+            awaited: awaited.clone(),
+            log: log.clone(),
+            voter_logs: VoterLogs::default(),
+        };
         let raft = Raft::new(me.0, config.clone(), network, log.clone(), state_machine).await;
         let raft = raft.map_err(|source| BrokerError::Raft { partition: group, source })?;
         let rebuilding = match forgotten.contains(&group) {

@@ -41,6 +41,7 @@ mod status;
 pub mod step_down;
 mod stop;
 pub mod transfer;
+mod voter_logs;
 mod wire;
 mod write_spans;
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use evenkeel_protocol::NodeId;
 use evenkeel_protocol::internal::v1 as pb;
-use evenkeel_raft_storage::types::raft::Vote;
-use evenkeel_raft_storage::{GroupId, Snapshot, TypeConfig};
+use evenkeel_raft_storage::types::raft::{LogId, Vote};
+use evenkeel_raft_storage::{GroupId, GroupLog, Snapshot, TypeConfig};
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -21,7 +21,7 @@ use openraft::network::{
     RaftNetworkFactory,
 };
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::metric_definitions::FollowerMetrics;
 use crate::peer::{AppendStream, Peer, Peers};
+use crate::voter_logs::VoterLogs;
 use crate::{snapshot_transfer, wire};
 
 type C = TypeConfig;
@@ -70,14 +71,27 @@ pub struct Network {
     pub me: NodeId,
     pub peers: Peers,
     pub awaited: Awaited,
+    /// This broker's own log of the partition.
+    pub log: GroupLog,
+    pub voter_logs: VoterLogs,
 }
 
 impl Network {
     fn client(&self, target: u64, heartbeat: bool) -> Client {
         let peer = self.peers.get(NodeId(target)).cloned();
         let metrics = FollowerMetrics::new(self.group, NodeId(target));
-        let awaited = self.awaited.clone();
-        Client { group: self.group, me: self.me, target: NodeId(target), peer, heartbeat, awaited, metrics }
+        Client {
+            group: self.group,
+            me: self.me,
+            target: NodeId(target),
+            peer,
+            heartbeat,
+            awaited: self.awaited.clone(),
+            log: self.log.clone(),
+            voter_logs: self.voter_logs.clone(),
+            matching: None,
+            metrics,
+        }
     }
 }
 
@@ -102,6 +116,10 @@ pub struct Client {
     peer: Option<Arc<Peer>>,
     heartbeat: bool,
     awaited: Awaited,
+    log: GroupLog,
+    voter_logs: VoterLogs,
+    /// The newest entry that openraft was told of as matching.
+    matching: Option<LogId>,
     metrics: FollowerMetrics,
 }
 
@@ -114,6 +132,30 @@ impl Client {
 
     fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<C> {
         Timeout { action, id: self.me.0, target: self.target.0, timeout }
+    }
+
+    /// Answers a probe at an entry that the follower had when it voted for this leadership. Only the first request of a
+    /// stream can be one, and it is when openraft does not know yet that the entry before it matches.
+    fn answered_by_vote(&mut self, request: &AppendEntriesRequest<C>) -> Option<LogId> {
+        let probed = request.prev_log_id?;
+        let is_probe = !self.heartbeat && Some(probed) > self.matching;
+        let entry_at = |index| self.log.log_id(index);
+        if !is_probe || !self.voter_logs.holds(self.target, &request.vote, probed, entry_at) {
+            return None;
+        }
+        self.matching = Some(probed);
+        Some(probed)
+    }
+
+    fn learn(&mut self, answer: &StreamAppendResult<C>) {
+        match answer {
+            Ok(matching) => self.matching = self.matching.max(*matching),
+            Err(StreamAppendError::Conflict(_)) => {
+                self.matching = None;
+                self.voter_logs.forget(self.target);
+            }
+            Err(StreamAppendError::HigherVote(_)) => {}
+        }
     }
 
     /// One unary call within its deadline, with the errors that openraft acts on.
@@ -142,8 +184,14 @@ impl Client {
         self.metrics.message_sent(if pre_vote { "PollRequest" } else { "VoteRequest" });
         let mut client = self.peer()?.client();
         let wire = wire::vote_request_to_wire(self.group, pre_vote, &request);
-        let response = self.call(RPCTypes::Vote, option.soft_ttl(), client.vote(wire)).await?;
-        wire::vote_response_from_wire(self.group, &response).map_err(|e| NetworkError::new(&e).into())
+        let answer = self.call(RPCTypes::Vote, option.soft_ttl(), client.vote(wire)).await?;
+        let response =
+            wire::vote_response_from_wire(self.group, &answer).map_err(|e| NetworkError::new(&e))?;
+        if let (true, false, Some(last)) = (answer.durable && answer.granted, pre_vote, response.last_log_id)
+        {
+            self.voter_logs.note(self.target, request.vote, last);
+        }
+        Ok(response)
     }
 }
 
@@ -234,6 +282,8 @@ impl NetStreamAppend<C> for Client {
                 input: Some(input),
                 stream,
                 outstanding: VecDeque::new(),
+                begun: false,
+                sent: false,
                 over: false,
             };
             let results = futures::stream::unfold(pipeline, |mut p| async move {
@@ -254,11 +304,15 @@ struct Outstanding {
 
 /// Sends requests as openraft produces them and yields the answers in order, both at once.
 struct Pipeline<'s, S> {
-    client: &'s Client,
+    client: &'s mut Client,
     /// `None` once openraft has no more to send.
     input: Option<S>,
     stream: AppendStream,
     outstanding: VecDeque<Outstanding>,
+    /// The first request was taken.
+    begun: bool,
+    /// The peer knows of the stream.
+    sent: bool,
     over: bool,
 }
 
@@ -287,9 +341,15 @@ where
                     return Some(item);
                 }
                 request = next_request(&mut self.input), if may_send && self.input.is_some() => match request {
-                    Some(request) => if let Err(error) = self.send(request).await {
-                        self.over = true;
-                        return Some(Err(error));
+                    Some(request) => {
+                        let first = !std::mem::replace(&mut self.begun, true);
+                        if first && let Some(matching) = self.client.answered_by_vote(&request) {
+                            return Some(Ok(Ok(Some(matching))));
+                        }
+                        if let Err(error) = self.send(request).await {
+                            self.over = true;
+                            return Some(Err(error));
+                        }
                     },
                     None => self.input = None,
                 },
@@ -303,11 +363,12 @@ where
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<C>) -> Result<(), RPCError<C>> {
-        let client = self.client;
+        let client = &*self.client;
         let wire = wire::append_to_wire(client.group, self.stream.id, client.heartbeat, request)
             .map_err(|e| NetworkError::new(&e))?;
         let (entries, bytes) = (wire.entries.len() as u64, wire::payload_bytes(&wire.entries));
         client.metrics.append_sent();
+        self.sent = true;
         if !self.stream.send(wire, client.awaited.any()).await {
             return Err(
                 Unreachable::from_string(format!("lost the connection to broker {}", client.target)).into()
@@ -325,13 +386,14 @@ where
         if let (Some(asked), Ok(_)) = (self.outstanding.pop_front(), &answer) {
             self.client.metrics.appended(asked.entries, asked.bytes, asked.sent_at.elapsed());
         }
+        self.client.learn(&answer);
         Ok(answer)
     }
 }
 
 impl<S> Drop for Pipeline<'_, S> {
     fn drop(&mut self) {
-        if !self.client.heartbeat {
+        if self.sent && !self.client.heartbeat {
             self.stream.close(self.client.group);
         }
     }

@@ -106,7 +106,8 @@ impl raft_server::Raft for RaftService {
             (true, false) => drop(self.replicas.elector.heard(replica.partition)),
             (false, _) => {}
         }
-        Ok(Response::new(wire::vote_response_to_wire(&answer)))
+        let durable = answer.vote_granted && replica.log.durable() >= answer.last_log_id;
+        Ok(Response::new(pb::VoteResponse { durable, ..wire::vote_response_to_wire(&answer) }))
     }
 
     async fn transfer_leader(

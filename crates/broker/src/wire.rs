@@ -212,6 +212,7 @@ pub fn vote_response_to_wire(response: &VoteResponse<TypeConfig>) -> pb::VoteRes
         vote: Some(vote_to_wire(&response.vote)),
         last_log_id: response.last_log_id.as_ref().map(log_id_to_wire),
         granted: response.vote_granted,
+        durable: false,
     }
 }
 
