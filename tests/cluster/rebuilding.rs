@@ -178,6 +178,21 @@ async fn a_bit_flipped_in_any_segment_is_refused_with_the_place_and_the_partitio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bit_flipped_in_a_table_of_the_state_database_is_refused_and_every_replica_fetched() {
+    // Within the first block, which holds rows.
+    a_bit_flipped_in_the_state_database_is_refused("tables", 512, |_| 64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_flipped_in_a_large_value_is_refused_and_every_replica_fetched() {
+    a_bit_flipped_in_the_state_database_is_refused("blobs", 1 << 20, |length| length / 2).await;
+}
+
+/// Flips one in the largest file of `folder`, once that has more than `bytes_min`.
+async fn a_bit_flipped_in_the_state_database_is_refused(
+    folder: &str,
+    bytes_min: u64,
+    at: impl Fn(usize) -> usize,
+) {
     let mut cluster = Cluster::start(spec()).await;
     let client = cluster.client();
     // A table is written every 32 MiB; a value is stored twice, as the record and as the change.
@@ -188,25 +203,25 @@ async fn a_bit_flipped_in_a_table_of_the_state_database_is_refused_and_every_rep
     write_some(&client, "small", 50).await;
     cluster.wait_until_caught_up(HURT).await;
     let state = cluster.data_directory(HURT).join("state");
-    let tables = || {
-        let tables = files_below(&state)
+    let largest = || {
+        let files = files_below(&state)
             .into_iter()
-            .filter(|path| path.parent().is_some_and(|p| p.ends_with("tables")));
-        tables.max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len()))
+            .filter(|path| path.parent().is_some_and(|parent| parent.ends_with(folder)));
+        files.max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len()))
     };
-    wait_until("a large table", async || match tables().and_then(|path| std::fs::metadata(path).ok()) {
-        Some(meta) if meta.len() > 1 << 20 => Ok(()),
+    wait_until("a large file", async || match largest().and_then(|path| std::fs::metadata(path).ok()) {
+        Some(meta) if meta.len() > bytes_min => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
-    // Orderly, so that no table is half written.
+    // Orderly, so that none is half written.
     cluster.brokers[HURT].signal(rustix::process::Signal::TERM);
     cluster.brokers[HURT].ended().await;
-    let table = tables().unwrap();
-    flip_bit(&table, usize::try_from(std::fs::metadata(&table).unwrap().len()).unwrap() / 2);
+    let damaged = largest().unwrap();
+    flip_bit(&damaged, at(usize::try_from(std::fs::metadata(&damaged).unwrap().len()).unwrap()));
 
     let refusal = refusal(&mut cluster).await;
-    assert!(refusal.contains(&table.display().to_string()), "{refusal}");
+    assert!(refusal.contains(&damaged.display().to_string()), "{refusal}");
     assert!(refusal.contains("is corrupt at byte "), "{refusal}");
     let file = cluster.config_file(HURT).display().to_string();
     let too_few = evenkeel(["broker", "rebuild", "--config", &file, "--partition", "1"]).await;

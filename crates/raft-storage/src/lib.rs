@@ -5,6 +5,7 @@
 mod applier;
 mod background_priority;
 pub mod bad_input;
+mod compaction_pace;
 pub mod data_directory;
 pub mod disk;
 mod exported;

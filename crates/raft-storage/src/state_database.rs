@@ -12,10 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
+};
 pub(crate) use fjall::{UserKey, UserValue};
 
 use crate::background_priority;
+use crate::compaction_pace::CompactionPace;
 use crate::data_directory::DiskSpace;
 use crate::journal_syncer::{JournalSyncer, sync_newest_journal};
 use crate::late_release::LateRelease;
@@ -90,6 +93,7 @@ pub(crate) struct FjallDatabase {
     database: Database,
     state: Keyspace,
     ended: LateRelease,
+    pace: CompactionPace,
     directory: PathBuf,
     memtable_bytes_max: u64,
     /// Written since the newest memtable began.
@@ -99,10 +103,15 @@ pub(crate) struct FjallDatabase {
 impl FjallDatabase {
     /// Opens or creates the database in `directory`. Blocks for disk reads and an fsync.
     pub(crate) fn open(directory: &Path, options: &StoreOptions) -> fjall::Result<Self> {
+        let pace = CompactionPace::default();
         let database = Database::builder(directory)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes_max.max(JOURNAL_BYTES_MIN))
             .worker_threads(WORKER_THREADS)
+            .with_compaction_filter_factories(Arc::new({
+                let pace = pace.clone();
+                move |_keyspace| Some(Arc::new(pace.clone()))
+            }))
             .open()?;
         background_priority::lower_fjall_threads(WORKER_THREADS);
         // Memtables are ended here: see `end_full_memtable`. A database that is there already keeps the options that it
@@ -124,6 +133,7 @@ impl FjallDatabase {
             database,
             state,
             ended: LateRelease::default(),
+            pace,
             directory: directory.to_path_buf(),
             memtable_bytes_max: options.memtable_bytes,
             memtable_bytes: AtomicU64::new(0),
@@ -149,6 +159,13 @@ impl FjallDatabase {
     }
 }
 
+impl Drop for FjallDatabase {
+    /// fjall waits for its thread.
+    fn drop(&mut self) {
+        self.pace.hurry(true);
+    }
+}
+
 impl StateDatabase for FjallDatabase {
     fn get(&self, key: &[u8]) -> io::Result<Option<UserValue>> {
         self.state.get(key).map_err(io_error)
@@ -159,6 +176,8 @@ impl StateDatabase for FjallDatabase {
     }
 
     fn commit(&self, rows: Rows, sync: bool) -> io::Result<()> {
+        // One that was ended at an earlier commit still waits for the thread.
+        self.pace.hurry(self.state.tree.sealed_memtable_count() > 0);
         let mut batch = self.database.batch();
         if sync {
             batch = batch.durability(Some(PersistMode::SyncAll));
@@ -207,8 +226,6 @@ impl StateView for FjallView {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use fjall::AbstractTree;
 
     use super::*;
 
