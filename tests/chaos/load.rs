@@ -229,7 +229,7 @@ impl Asker {
     async fn put(&self, key: String, condition: Option<Condition>) -> bool {
         let number = self.shared.next.fetch_add(1, Relaxed);
         let mut value = format!("{}-{number}", self.number);
-        if number % LARGE_EVERY == 0 {
+        if number.is_multiple_of(LARGE_EVERY) {
             value.extend(std::iter::repeat_n('.', LARGE_BYTES));
         }
         let recorded = condition.map(|condition| match condition {

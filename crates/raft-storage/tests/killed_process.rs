@@ -38,7 +38,7 @@ fn options() -> StoreOptions {
 fn entry(partition: u32, index: u64) -> raft::Entry {
     let key = |n: u64| Bytes::from(format!("key-{}", n % 97));
     // Large ones are kept beside the tables.
-    let bytes = if index % 8 == 0 { 5_000 } else { 900 };
+    let bytes = if index.is_multiple_of(8) { 5_000 } else { 900 };
     let value = Bytes::from(vec![index as u8; bytes + (index % 200) as usize]);
     let put = |n| Operation::Put(BatchPut { key: key(n), value: value.clone(), precondition: None });
     let delete = |n| Operation::Delete(BatchDelete { key: key(n), precondition: None });
