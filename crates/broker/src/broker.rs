@@ -53,7 +53,7 @@ use crate::peer::{MESSAGE_BYTES_MAX, Peer, Peers};
 use crate::pulse::{self, PulseTimes};
 use crate::raft_service::RaftService;
 use crate::rebuilding::{self, Marks, REPLICAS_MIN, Rebuilding};
-use crate::replica::{Parts, Raft, Replica};
+use crate::replica::{Raft, Replica};
 use crate::replicas::Replicas;
 use crate::status::{Identity, StatusHub};
 use crate::step_down::Policy;
@@ -590,8 +590,8 @@ async fn start_replicas(
             false => Rebuilding::done(),
         };
         let lease = options.raft.lease;
-        let parts = Parts { partition, me, raft, log, reader, members, rebuilding, lease, awaited };
-        started.push(Arc::new(Replica::new(parts)));
+        let replica = Replica::new(me, raft, log, reader, members, rebuilding, lease, awaited);
+        started.push(Arc::new(replica));
     }
     Ok(started)
 }

@@ -138,7 +138,8 @@ impl Client {
     /// stream can be one, and it is when openraft does not know yet that the entry before it matches.
     fn answered_by_vote(&mut self, request: &AppendEntriesRequest<C>) -> Option<LogId> {
         let probed = request.prev_log_id?;
-        let is_probe = !self.heartbeat && Some(probed) > self.matching;
+        // Without entries the answer would acknowledge all of it, and openraft would take a lease from that.
+        let is_probe = !self.heartbeat && !request.entries.is_empty() && Some(probed) > self.matching;
         let entry_at = |index| self.log.log_id(index);
         if !is_probe || !self.voter_logs.holds(self.target, &request.vote, probed, entry_at) {
             return None;

@@ -72,23 +72,19 @@ pub struct Replica {
     lease_void_in_term: AtomicU64,
 }
 
-/// What a replica is made of.
-pub struct Parts {
-    pub partition: PartitionId,
-    pub me: NodeId,
-    pub raft: Raft,
-    pub log: GroupLog,
-    pub reader: PartitionReader,
-    pub members: Vec<Member>,
-    pub rebuilding: Rebuilding,
-    pub lease: Duration,
-    /// The one that the network of `raft` looks at.
-    pub awaited: Awaited,
-}
-
 impl Replica {
-    pub fn new(parts: Parts) -> Self {
-        let Parts { partition, me, raft, log, reader, members, rebuilding, lease, awaited } = parts;
+    /// `awaited` is the one that the network of `raft` looks at.
+    pub fn new(
+        me: NodeId,
+        raft: Raft,
+        log: GroupLog,
+        reader: PartitionReader,
+        members: Vec<Member>,
+        rebuilding: Rebuilding,
+        lease: Duration,
+        awaited: Awaited,
+    ) -> Self {
+        let partition = PartitionId(log.group_id());
         Self {
             partition,
             me,
