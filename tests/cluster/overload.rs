@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use evenkeel_protocol::v1::records_client::RecordsClient;
 use evenkeel_protocol::v1::{PartitionPosition, PutRequest, WatchRequest};
 use tokio::task::JoinSet;
@@ -12,7 +13,7 @@ use crate::harness::{Cluster, Load, PATIENCE, Spec, wait_until};
 
 const MIB: f64 = 1048576.0;
 
-fn put(key: impl Into<bytes::Bytes>, value: impl Into<bytes::Bytes>) -> PutRequest {
+fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> PutRequest {
     PutRequest { key: key.into(), value: value.into(), ..Default::default() }
 }
 
@@ -86,13 +87,15 @@ async fn large_writes_beyond_the_bytes_that_may_be_under_way_leave_memory_bounde
         rustix::process::kill_process(cluster.brokers[node].pid(), rustix::process::Signal::STOP).unwrap();
     }
     let mut under_way = JoinSet::new();
-    for number in 0..3_000 {
+    let value = Bytes::from(vec![b'x'; 900_000]);
+    for number in 0..1_500 {
         let mut records = RecordsClient::new(cluster.channel(0));
-        under_way.spawn(async move { records.put(put(format!("k{number}"), vec![b'x'; 900_000])).await });
+        let write = put(format!("k{number}"), value.clone());
+        under_way.spawn(async move { records.put(write).await });
     }
     let (mut refused, mut most) = (0, before);
     wait_until("many writes to be refused for their bytes", async || {
-        most = most.max(memory("while 2.7 GB of writes are offered").await);
+        most = most.max(memory("while 1.3 GB of writes are offered").await);
         while let Some(joined) = under_way.try_join_next() {
             let code = joined.unwrap().map_err(|status| status.code());
             refused += usize::from(code.is_err_and(|code| code == Code::ResourceExhausted));

@@ -3,14 +3,14 @@
 //! Implements openraft's network traits one by one rather than its all-in-one `RaftNetworkV2`, so that
 //! replication is a pipelined stream: up to [`OUTSTANDING_MAX`] requests are under way before the first answer.
 
-use std::collections::VecDeque;
+mod pipeline;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evenkeel_protocol::NodeId;
-use evenkeel_protocol::internal::v1 as pb;
 use evenkeel_raft_storage::types::raft::{LogId, Vote};
 use evenkeel_raft_storage::{GroupId, GroupLog, Snapshot, TypeConfig};
 use futures::{Stream, StreamExt};
@@ -25,10 +25,10 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
-use tokio::time::Instant;
 
+use self::pipeline::Pipeline;
 use crate::metric_definitions::FollowerMetrics;
-use crate::peer::{AppendStream, Peer, Peers};
+use crate::peer::{Peer, Peers};
 use crate::voter_logs::VoterLogs;
 use crate::{snapshot_transfer, wire};
 
@@ -36,9 +36,6 @@ type C = TypeConfig;
 
 /// Requests of one partition to one peer that may wait for their answers.
 pub const OUTSTANDING_MAX: usize = 64;
-/// A peer that answers nothing for this long, with requests outstanding, is given up on: without a deadline one
-/// lost answer would stop replication for good.
-const ANSWER_TIMEOUT_MS: u64 = 3_000;
 /// openraft's own back-off grows to a second; a peer that returns should not wait for that.
 const BACKOFF_MS_MIN: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 200;
@@ -278,134 +275,12 @@ impl NetStreamAppend<C> for Client {
                     return Err(Unreachable::new(&error).into());
                 }
             };
-            let pipeline = Pipeline {
-                client: self,
-                input: Some(input),
-                stream,
-                outstanding: VecDeque::new(),
-                begun: false,
-                sent: false,
-                over: false,
-            };
+            let pipeline = Pipeline::new(self, input, stream);
             let results = futures::stream::unfold(pipeline, |mut p| async move {
                 let item = p.next().await?;
                 Some((item, p))
             });
             Ok(results.boxed() as BoxStream<'s, _>)
         })
-    }
-}
-
-/// What was asked and not yet answered.
-struct Outstanding {
-    sent_at: Instant,
-    entries: u64,
-    bytes: u64,
-}
-
-/// Sends requests as openraft produces them and yields the answers in order, both at once.
-struct Pipeline<'s, S> {
-    client: &'s mut Client,
-    /// `None` once openraft has no more to send.
-    input: Option<S>,
-    stream: AppendStream,
-    outstanding: VecDeque<Outstanding>,
-    /// The first request was taken.
-    begun: bool,
-    /// The peer knows of the stream.
-    sent: bool,
-    over: bool,
-}
-
-impl<S> Pipeline<'_, S>
-where
-    S: Stream<Item = AppendEntriesRequest<C>> + Unpin,
-{
-    async fn next(&mut self) -> Option<Result<StreamAppendResult<C>, RPCError<C>>> {
-        if self.over {
-            return None;
-        }
-        loop {
-            if self.input.is_none() && self.outstanding.is_empty() {
-                self.over = true;
-                return None;
-            }
-            let may_send = self.outstanding.len() < OUTSTANDING_MAX;
-            let waits_since = self.outstanding.front().map(|o| o.sent_at);
-            let deadline =
-                waits_since.unwrap_or_else(Instant::now) + Duration::from_millis(ANSWER_TIMEOUT_MS);
-            tokio::select! {
-                biased;
-                result = self.stream.results.recv() => {
-                    let item = self.answered(result);
-                    self.over = !matches!(item, Ok(Ok(_)));
-                    return Some(item);
-                }
-                request = next_request(&mut self.input), if may_send && self.input.is_some() => match request {
-                    Some(request) => {
-                        let first = !std::mem::replace(&mut self.begun, true);
-                        if first && let Some(matching) = self.client.answered_by_vote(&request) {
-                            return Some(Ok(Ok(Some(matching))));
-                        }
-                        if let Err(error) = self.send(request).await {
-                            self.over = true;
-                            return Some(Err(error));
-                        }
-                    },
-                    None => self.input = None,
-                },
-                () = tokio::time::sleep_until(deadline), if waits_since.is_some() => {
-                    self.over = true;
-                    let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS);
-                    return Some(Err(self.client.timeout(RPCTypes::AppendEntries, timeout).into()));
-                }
-            }
-        }
-    }
-
-    async fn send(&mut self, request: AppendEntriesRequest<C>) -> Result<(), RPCError<C>> {
-        let client = &*self.client;
-        let wire = wire::append_to_wire(client.group, self.stream.id, client.heartbeat, request)
-            .map_err(|e| NetworkError::new(&e))?;
-        let (entries, bytes) = (wire.entries.len() as u64, wire::payload_bytes(&wire.entries));
-        client.metrics.append_sent();
-        self.sent = true;
-        if !self.stream.send(wire, client.awaited.any()).await {
-            return Err(
-                Unreachable::from_string(format!("lost the connection to broker {}", client.target)).into()
-            );
-        }
-        self.outstanding.push_back(Outstanding { sent_at: Instant::now(), entries, bytes });
-        Ok(())
-    }
-
-    fn answered(&mut self, result: Option<pb::AppendResult>) -> Result<StreamAppendResult<C>, RPCError<C>> {
-        let lost =
-            || Unreachable::from_string(format!("lost the connection to broker {}", self.client.target));
-        let result = result.ok_or_else(lost)?;
-        let answer = wire::append_result_from_wire(result.result).map_err(Unreachable::from_string)?;
-        if let (Some(asked), Ok(_)) = (self.outstanding.pop_front(), &answer) {
-            self.client.metrics.appended(asked.entries, asked.bytes, asked.sent_at.elapsed());
-        }
-        self.client.learn(&answer);
-        Ok(answer)
-    }
-}
-
-impl<S> Drop for Pipeline<'_, S> {
-    fn drop(&mut self) {
-        if self.sent && !self.client.heartbeat {
-            self.stream.close(self.client.group);
-        }
-    }
-}
-
-async fn next_request<S>(input: &mut Option<S>) -> Option<AppendEntriesRequest<C>>
-where
-    S: Stream<Item = AppendEntriesRequest<C>> + Unpin,
-{
-    match input {
-        Some(input) => input.next().await,
-        None => None,
     }
 }

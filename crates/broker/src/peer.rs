@@ -274,6 +274,21 @@ impl AppendStream {
         queued
     }
 
+    /// A stream without a peer, what is sent on it, and where its answers come from.
+    #[cfg(test)]
+    pub fn to_nobody() -> (Self, mpsc::Receiver<pb::AppendRequest>, mpsc::Sender<pb::AppendResult>) {
+        let (appends, sent) = mpsc::channel(64);
+        let (answers, results) = mpsc::channel(64);
+        let exchange = Exchange {
+            appends: appends.clone(),
+            heartbeats: appends,
+            pulses: mpsc::channel(1).0,
+            hurry: Arc::default(),
+            waiting: Mutex::new(None),
+        };
+        (Self { id: 1, exchange: Arc::new(exchange), results }, sent, answers)
+    }
+
     /// Tells the peer that no more will come.
     pub fn close(&self, group: u32) {
         let request = pb::AppendRequest { group, stream: self.id, close: true, ..Default::default() };

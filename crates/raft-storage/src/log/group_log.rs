@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::Stream;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::entry_codec::{self, EncodedEntry};
 use super::entry_source::{EntrySource, read_all};
@@ -23,6 +23,8 @@ use crate::types::{GroupId, TypeConfig};
 pub struct GroupLog {
     group: GroupId,
     handle: Arc<LogHandle>,
+    /// Index of the last entry that this handle or a clone of it appended.
+    appended: Arc<watch::Sender<u64>>,
 }
 
 impl Debug for GroupLog {
@@ -33,7 +35,9 @@ impl Debug for GroupLog {
 
 impl GroupLog {
     pub(super) fn new(group: GroupId, handle: Arc<LogHandle>) -> Self {
-        Self { group, handle }
+        let last = handle.log.core.lock().groups.get(&group).and_then(|group| group.last_log_id());
+        let appended = Arc::new(watch::Sender::new(last.map_or(0, |last| last.index)));
+        Self { group, handle, appended }
     }
 
     /// Number of the group.
@@ -75,6 +79,12 @@ impl GroupLog {
         durable(receiver).await
     }
 
+    /// Index of the last entry that was appended through this handle or its clones, durable or not, or of the last that the
+    /// log held when the handle was made. A truncation does not lower it.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.appended.subscribe()
+    }
+
     /// The last entry that is durable, or the last purged one.
     pub fn durable(&self) -> Option<LogId> {
         let core = self.log().core.lock();
@@ -102,6 +112,7 @@ impl GroupLog {
     }
 
     fn queue_append(&self, entries: Vec<EncodedEntry>, callback: IOFlushed<TypeConfig>) -> io::Result<()> {
+        let last = entries.last().map(|encoded| encoded.entry.log_id.index);
         let mut core = self.log().core.lock();
         let refused = match core.check_usable() {
             Err(refusal) => Some((Waiter::Raft(callback), refusal.into())),
@@ -116,6 +127,9 @@ impl GroupLog {
         match refused {
             None => {
                 self.log().wake_committer();
+                if let Some(last) = last {
+                    self.appended.send_replace(last);
+                }
                 Ok(())
             }
             Some((Waiter::Raft(callback), error)) => {
