@@ -77,6 +77,29 @@ async fn records_are_written_read_listed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_records_read_at_once_come_whole_each_to_its_reader() {
+    let cluster = Cluster::start(Spec::new(3, 1)).await;
+    let client = cluster.client();
+    let value = |number: usize| vec![b'a' + number as u8; 900_000];
+    for number in 0..16 {
+        client.put(format!("large-{number}"), value(number), None).await.unwrap();
+    }
+    for consistency in [Consistency::Linearizable, Consistency::Stale] {
+        let reads = (0..64).map(|read| {
+            let client = client.clone();
+            async move { (read % 16, client.get(format!("large-{}", read % 16), consistency).await.unwrap()) }
+        });
+        for (number, record) in futures::future::join_all(reads).await {
+            match record {
+                Some(record) => assert!(record.value == value(number), "large-{number} is another"),
+                // A replica may be behind.
+                None => assert_eq!(consistency, Consistency::Stale, "large-{number}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_condition_does_not_hold_changes_nothing() {
     let cluster = Cluster::start(Spec::new(1, 2)).await;
     let client = cluster.client();

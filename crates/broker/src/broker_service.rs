@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::disk_room::{self, DiskRoom};
 use crate::drained::Drained;
 use crate::exporting::Exporting;
+use crate::gets;
 use crate::handover::{Handover, Purpose};
 use crate::leadership::Tenure;
 use crate::replica::{Answer, ReadRefusal, Replica};
@@ -69,6 +70,12 @@ impl Room {
         }
     }
 
+    /// Room for so many reads, until it is dropped.
+    pub fn for_reads(&self, count: usize) -> Option<OwnedSemaphorePermit> {
+        let count = u32::try_from(count).ok()?;
+        Arc::clone(&self.reads).try_acquire_many_owned(count).ok()
+    }
+
     /// Room for the first of these writes, as many as it holds, until it is dropped; and how many those are.
     fn for_writes(&self, commands: &[Command]) -> (usize, Option<[OwnedSemaphorePermit; 2]>) {
         let mut taken: Option<[OwnedSemaphorePermit; 2]> = None;
@@ -90,7 +97,7 @@ impl Room {
     }
 }
 
-fn refused(reason: Reason, detail: impl Into<String>) -> pb::Refused {
+pub fn refused(reason: Reason, detail: impl Into<String>) -> pb::Refused {
     pb::Refused { reason: reason as i32, detail: detail.into() }
 }
 
@@ -107,6 +114,7 @@ fn unknown_partition(partition: u32) -> pb::Refused {
 #[tonic::async_trait]
 impl broker_server::Broker for BrokerService {
     type WriteStream = BoxStream<'static, Result<pb::WriteResultFrame, Status>>;
+    type GetsStream = BoxStream<'static, Result<pb::GetResponseFrame, Status>>;
     type WatchStream = BoxStream<'static, Result<pb::BrokerWatchResponse, Status>>;
     type WatchStatusStream = BoxStream<'static, Result<pb::BrokerStatus, Status>>;
 
@@ -147,6 +155,13 @@ impl broker_server::Broker for BrokerService {
             },
         };
         Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
+    }
+
+    async fn gets(
+        &self,
+        request: Request<Streaming<pb::GetFrame>>,
+    ) -> Result<Response<Self::GetsStream>, Status> {
+        Ok(Response::new(gets::serve(self.replicas.clone(), self.room.clone(), request.into_inner())))
     }
 
     async fn list(
@@ -263,21 +278,28 @@ impl BrokerService {
         partition: u32,
         stale: bool,
     ) -> Result<(Arc<Replica>, OwnedSemaphorePermit), ReadRefusal> {
-        let room = self.room.reads.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{READS_MAX} reads are under way already; retry later");
-            ReadRefusal::Refused(refused(Reason::Overloaded, detail))
-        })?;
-        let replica = self.replicas.get(partition);
-        let replica = replica.ok_or_else(|| ReadRefusal::Refused(unknown_partition(partition)))?;
-        if !stale {
-            replica.confirm_leadership().await?;
-        } else if replica.rebuilding.is_under_way() {
-            // Stale is old, not empty: another replica has more.
-            let detail = format!("partition {partition} is being rebuilt on this broker");
-            return Err(ReadRefusal::Refused(refused(Reason::Stopped, detail)));
-        }
-        Ok((replica.clone(), room))
+        let room = self.room.for_reads(1).ok_or_else(|| ReadRefusal::Refused(too_many_reads()))?;
+        let replica = readable(&self.replicas, partition, stale).await?;
+        Ok((replica, room))
     }
+}
+
+pub fn too_many_reads() -> pb::Refused {
+    refused(Reason::Overloaded, format!("{READS_MAX} reads are under way already; retry later"))
+}
+
+/// The replica to read from, once it may answer.
+pub async fn readable(replicas: &Replicas, partition: u32, stale: bool) -> Result<Arc<Replica>, ReadRefusal> {
+    let replica = replicas.get(partition);
+    let replica = replica.ok_or_else(|| ReadRefusal::Refused(unknown_partition(partition)))?;
+    if !stale {
+        replica.confirm_leadership().await?;
+    } else if replica.rebuilding.is_under_way() {
+        // Stale is old, not empty: another replica has more.
+        let detail = format!("partition {partition} is being rebuilt on this broker");
+        return Err(ReadRefusal::Refused(refused(Reason::Stopped, detail)));
+    }
+    Ok(replica.clone())
 }
 
 /// Off the runtime: usually some microseconds, but fjall lets readers wait while it adds a table.

@@ -18,6 +18,7 @@ mod export_lines;
 pub mod exporters;
 mod exporting;
 mod exporting_http;
+mod gets;
 mod handover;
 mod http_export;
 mod json_lines;

@@ -1,5 +1,5 @@
-//! The gateway's way to one broker: a connection for reads, the subscription to its status and one stream for
-//! all writes; and another connection for watches. Each is reopened after a capped, jittered back-off.
+//! The gateway's way to one broker: a connection for the subscription to its status, one stream for all writes, one for
+//! all gets, and lists; and another connection for watches. Each is reopened after a capped, jittered back-off.
 //!
 //! Watches have their own connection because slow watchers fill HTTP/2's flow-control window, which all streams
 //! of a connection share: they must not hold back writes, nor each other.
@@ -9,19 +9,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use evenkeel_protocol::internal::v1::WatchStatusRequest;
 use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
+use evenkeel_protocol::internal::v1::{
+    BrokerGetRequest, BrokerListRequest, Found, Page, WatchStatusRequest, broker_get_response,
+    broker_list_response,
+};
 use evenkeel_protocol::{Dialer, NodeId, PartitionId, wire_version};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status, Streaming};
 
+use crate::get_stream::{GetStream, Gets};
 use crate::options::{Contact, OptionsError};
+use crate::reads::{Answer, traced};
+use crate::tagged_stream::{self, Ended, Exchange, TaggedStream};
 use crate::told_status::ToldStatus;
 use crate::topology::{Event, SILENCE_MAX};
-use crate::write_stream::{self, Outstanding, Reply, WriteStream};
+use crate::write_stream::{Outstanding, Reply, WriteStream, Writes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A stream that the broker has not accepted by then is tried again.
@@ -46,8 +53,9 @@ pub(crate) struct BrokerLink {
     pub(crate) node: NodeId,
     client: BrokerClient<Channel>,
     watch_client: BrokerClient<Channel>,
-    /// Present while the write stream is open.
+    /// Present while the streams are open.
     writes: RwLock<Option<Arc<WriteStream>>>,
+    gets: RwLock<Option<Arc<GetStream>>>,
 }
 
 /// Connections to all brokers; dropping them closes everything.
@@ -70,6 +78,7 @@ impl BrokerLinks {
             let link = Arc::new(BrokerLink::new(contact, dialer, message_bytes_max)?);
             upkeep.spawn(Arc::clone(&link).keep_subscribed(events.clone()));
             upkeep.spawn(Arc::clone(&link).keep_writing());
+            upkeep.spawn(Arc::clone(&link).keep_getting());
             by_node.insert(contact.node, link);
         }
         Ok(Self { by_node, _upkeep: upkeep })
@@ -116,6 +125,7 @@ impl BrokerLink {
             client: client(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
             watch_client: client(WATCH_STREAM_WINDOW_BYTES, WATCH_CONNECTION_WINDOW_BYTES),
             writes: RwLock::new(None),
+            gets: RwLock::new(None),
         })
     }
 
@@ -131,12 +141,48 @@ impl BrokerLink {
 
     /// Queues a write; `None` when the broker is not connected or its queue is full: nothing was sent.
     pub(crate) fn write(&self, partition: PartitionId, command: Bytes) -> Option<Outstanding> {
-        self.writes.read().as_ref()?.send(partition, command)
+        self.writes.read().as_ref()?.send((partition, command))
     }
 
     /// The same, with the end of the write told to `reply`; false when nothing was sent, and nothing is told.
     pub(crate) fn queue_write(&self, partition: PartitionId, command: Bytes, reply: Reply) -> bool {
-        self.writes.read().as_ref().is_some_and(|stream| stream.queue(partition, command, reply).is_some())
+        self.writes.read().as_ref().is_some_and(|stream| stream.queue((partition, command), reply).is_some())
+    }
+
+    /// Asks for one record: with whatever else is asked for, or by a call of its own when the broker knows no stream of
+    /// gets, or when the trace at hand is to go along.
+    pub(crate) async fn get(&self, ask: BrokerGetRequest) -> Result<Answer<Found>, Status> {
+        use broker_get_response::Result as R;
+        let streamed = match evenkeel_traces::current() {
+            None => self.gets.read().as_ref().and_then(|stream| stream.send(ask.clone())),
+            Some(_) => None,
+        };
+        let result = match streamed {
+            Some(outstanding) => match outstanding.await {
+                Ended::Answered(result) => Some(result),
+                Ended::NotSent | Ended::Unknown => {
+                    return Err(Status::unavailable("the connection to the broker broke"));
+                }
+            },
+            None => self.client().get(traced(ask)).await?.into_inner().result,
+        };
+        match result {
+            Some(R::Found(found)) => Ok(Answer::Value(found)),
+            Some(R::NotLeader(not)) => Ok(Answer::NotLeader(not)),
+            Some(R::Refused(refused)) => Ok(Answer::Refused(refused)),
+            None => Err(Status::internal("an empty answer to Get")),
+        }
+    }
+
+    /// Asks for a page of records.
+    pub(crate) async fn list(&self, ask: BrokerListRequest) -> Result<Answer<Page>, Status> {
+        use broker_list_response::Result as R;
+        match self.client().list(traced(ask)).await?.into_inner().result {
+            Some(R::Page(page)) => Ok(Answer::Value(page)),
+            Some(R::NotLeader(not)) => Ok(Answer::NotLeader(not)),
+            Some(R::Refused(refused)) => Ok(Answer::Refused(refused)),
+            None => Err(Status::internal("an empty answer to List")),
+        }
     }
 
     async fn keep_subscribed(self: Arc<Self>, events: mpsc::Sender<Event>) {
@@ -193,19 +239,43 @@ impl BrokerLink {
     }
 
     async fn keep_writing(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
-        loop {
-            let opened = Instant::now();
-            let (stream, frames) = write_stream::open();
-            if let Ok(Ok(response)) = timeout(OPEN_TIMEOUT, self.client().write(frames)).await {
-                let stream = Arc::new(stream);
-                *self.writes.write() = Some(Arc::clone(&stream));
-                let failure = stream.deliver(response.into_inner()).await;
-                *self.writes.write() = None;
-                tracing::debug!(broker = %self.node, ?failure, "write stream ended");
-            }
-            backoff.pause(opened.elapsed()).await;
+        let client = self.client();
+        let open = move |frames| {
+            let mut client = client.clone();
+            async move { client.write(frames).await }
+        };
+        keep_open::<Writes, _>(&self.writes, open).await;
+    }
+
+    async fn keep_getting(self: Arc<Self>) {
+        let client = self.client();
+        let open = move |frames| {
+            let mut client = client.clone();
+            async move { client.gets(frames).await }
+        };
+        keep_open::<Gets, _>(&self.gets, open).await;
+    }
+}
+
+/// Opens a stream again and again, and shows it while it is open.
+async fn keep_open<X: Exchange, F>(
+    shown: &RwLock<Option<Arc<TaggedStream<X>>>>,
+    open: impl Fn(tagged_stream::Frames<X>) -> F,
+) where
+    F: Future<Output = Result<Response<Streaming<X::AnswerFrame>>, Status>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        let opened = Instant::now();
+        let (stream, frames) = tagged_stream::open::<X>();
+        if let Ok(Ok(response)) = timeout(OPEN_TIMEOUT, open(frames)).await {
+            let stream = Arc::new(stream);
+            *shown.write() = Some(Arc::clone(&stream));
+            let failure = stream.deliver(response.into_inner()).await;
+            *shown.write() = None;
+            tracing::debug!(?failure, "a stream to a broker ended");
         }
+        backoff.pause(opened.elapsed()).await;
     }
 }
 

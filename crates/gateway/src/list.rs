@@ -8,13 +8,11 @@ use std::collections::BinaryHeap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use evenkeel_protocol::PartitionId;
-use evenkeel_protocol::internal::v1::{BrokerListRequest, Page, broker_list_response};
+use evenkeel_protocol::internal::v1::{BrokerListRequest, Page};
 use evenkeel_protocol::v1::{Consistency, ListRequest, ListResponse, Record};
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
-use tonic::Status;
 
-use crate::reads::{Answer, traced};
 use crate::refusals::Refusal;
 use crate::writes::Router;
 
@@ -64,16 +62,9 @@ pub(crate) async fn page(
         .map(|partition| {
             let ask = BrokerListRequest { partition_id: partition.0, ..ask.clone() };
             async move {
-                let call = router.read(partition, stale, deadline, |mut client| {
+                let call = router.read(partition, stale, deadline, |broker| {
                     let ask = ask.clone();
-                    async move {
-                        Ok(match client.list(traced(ask)).await?.into_inner().result {
-                            Some(broker_list_response::Result::Page(page)) => Answer::Value(page),
-                            Some(broker_list_response::Result::NotLeader(not)) => Answer::NotLeader(not),
-                            Some(broker_list_response::Result::Refused(refused)) => Answer::Refused(refused),
-                            None => return Err(Status::internal("an empty answer to List")),
-                        })
-                    }
+                    async move { broker.list(ask).await }
                 });
                 let page = call.await?;
                 if page.more && page.records.is_empty() {

@@ -1,17 +1,17 @@
 //! The way of a read: to the partition's leader, asked again elsewhere after a setback; or, when the client
 //! accepts a stale answer, to any replica that can be reached.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_protocol::internal::v1::broker_client::BrokerClient;
 use evenkeel_protocol::internal::v1::refused::Reason;
 use evenkeel_protocol::internal::v1::{NotLeader, Refused};
 use evenkeel_protocol::{NodeId, PartitionId};
 use rand::seq::SliceRandom;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::broker_link::BrokerLink;
 use crate::metric_definitions;
 use crate::refusals::Refusal;
 use crate::replay::{Next, Replay, Setback};
@@ -44,7 +44,7 @@ impl Router {
         partition: PartitionId,
         stale: bool,
         deadline: Instant,
-        call: impl Fn(BrokerClient<Channel>) -> F,
+        call: impl Fn(Arc<BrokerLink>) -> F,
     ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<Answer<T>, Status>>,
@@ -59,7 +59,7 @@ impl Router {
                 None => Setback::NoLeader,
                 Some(link) => {
                     let until = (Instant::now() + READ_ATTEMPT_MAX).min(deadline);
-                    match timeout_at(until, call(link.client())).await {
+                    match timeout_at(until, call(Arc::clone(link))).await {
                         Ok(Ok(Answer::Value(value))) => return Ok(value),
                         Ok(answer) => setback_of(answer)?,
                         Err(_) => Setback::NoAnswer,

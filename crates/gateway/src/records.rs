@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_protocol::internal::v1::{BrokerGetRequest, broker_get_response, outcome};
+use evenkeel_protocol::internal::v1::{BrokerGetRequest, outcome};
 use evenkeel_protocol::v1::records_server::Records;
 use evenkeel_protocol::v1::{
     BatchDelete, BatchOperation, BatchPut, BatchRequest, BatchResponse, BatchResult, Consistency,
@@ -24,7 +24,6 @@ use crate::intake::Gatekeeper;
 use crate::limits::key_of;
 use crate::metric_definitions::MethodMetrics;
 use crate::options::{Limits, Options};
-use crate::reads::{Answer, traced};
 use crate::refusals::Refusal;
 use crate::streamed_writes::StreamedAnswers;
 use crate::watchers::Watchers;
@@ -211,16 +210,9 @@ impl Records for RecordsService {
             let partition = partition_of(&request.key, partitions);
             let stale = request.consistency() == Consistency::Stale;
             let ask = BrokerGetRequest { partition_id: partition.0, key: request.key, stale };
-            let found = self.router.read(partition, stale, deadline, |mut client| {
+            let found = self.router.read(partition, stale, deadline, |broker| {
                 let ask = ask.clone();
-                async move {
-                    Ok(match client.get(traced(ask)).await?.into_inner().result {
-                        Some(broker_get_response::Result::Found(found)) => Answer::Value(found),
-                        Some(broker_get_response::Result::NotLeader(not)) => Answer::NotLeader(not),
-                        Some(broker_get_response::Result::Refused(refused)) => Answer::Refused(refused),
-                        None => return Err(Status::internal("an empty answer to Get")),
-                    })
-                }
+                async move { broker.get(ask).await }
             });
             Ok(GetResponse { record: found.await?.record, partition_id: partition.0 })
         })

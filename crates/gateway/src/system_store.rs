@@ -9,17 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use evenkeel_protocol::SYSTEM_GROUP;
-use evenkeel_protocol::internal::v1::{BrokerGetRequest, BrokerListRequest, broker_get_response};
-use evenkeel_protocol::internal::v1::{Page, broker_list_response};
+use evenkeel_protocol::internal::v1::Page;
+use evenkeel_protocol::internal::v1::{BrokerGetRequest, BrokerListRequest};
 use evenkeel_protocol::v1::{
     BatchDelete, BatchOperation, BatchPut, Precondition, Record, batch_operation, precondition,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tonic::Status;
 
-use crate::reads::Answer;
 use crate::refusals::Refusal;
 use crate::writes::Router;
 
@@ -163,16 +161,9 @@ impl SystemStore {
             stale: false,
         };
         let deadline = Instant::now() + ACCESS_TIMEOUT;
-        let found = self.router.read(SYSTEM_GROUP, false, deadline, |mut client| {
+        let found = self.router.read(SYSTEM_GROUP, false, deadline, |broker| {
             let ask = ask.clone();
-            async move {
-                Ok(match client.get(ask).await?.into_inner().result {
-                    Some(broker_get_response::Result::Found(found)) => Answer::Value(found),
-                    Some(broker_get_response::Result::NotLeader(not)) => Answer::NotLeader(not),
-                    Some(broker_get_response::Result::Refused(refused)) => Answer::Refused(refused),
-                    None => return Err(Status::internal("an empty answer to Get")),
-                })
-            }
+            async move { broker.get(ask).await }
         });
         let found = found.await.map_err(SystemStoreError::Unavailable)?;
         found.record.map(|record| read_record(&record).map(|(_, versioned)| versioned)).transpose()
@@ -216,16 +207,9 @@ impl SystemStore {
             stale: false,
             bytes_max: LIST_PAGE_BYTES_MAX,
         };
-        let page = self.router.read(SYSTEM_GROUP, false, deadline, |mut client| {
+        let page = self.router.read(SYSTEM_GROUP, false, deadline, |broker| {
             let ask = ask.clone();
-            async move {
-                Ok(match client.list(ask).await?.into_inner().result {
-                    Some(broker_list_response::Result::Page(page)) => Answer::Value(page),
-                    Some(broker_list_response::Result::NotLeader(not)) => Answer::NotLeader(not),
-                    Some(broker_list_response::Result::Refused(refused)) => Answer::Refused(refused),
-                    None => return Err(Status::internal("an empty answer to List")),
-                })
-            }
+            async move { broker.list(ask).await }
         });
         page.await
     }

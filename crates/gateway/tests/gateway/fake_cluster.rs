@@ -72,6 +72,7 @@ struct State {
     received: Vec<(u64, v1::RequestId)>,
     /// Gets that each broker answered.
     gets: [u64; BROKERS as usize],
+    knows_get_streams: bool,
     step_downs: Vec<(u64, u32)>,
     step_down_hold: Option<CancellationToken>,
 }
@@ -110,6 +111,7 @@ impl FakeCluster {
             cluster_size: BROKERS as u32,
             received: Vec::new(),
             gets: [0; BROKERS as usize],
+            knows_get_streams: true,
             step_downs: Vec::new(),
             step_down_hold: None,
         };
@@ -235,6 +237,12 @@ impl FakeCluster {
         self.state.lock().gets
     }
 
+    /// Makes the brokers such as know no streams of gets.
+    pub fn forget_get_streams(&self) {
+        self.state.lock().knows_get_streams = false;
+        (0..BROKERS).for_each(|node| self.break_streams(node));
+    }
+
     pub fn step_downs(&self) -> Vec<(u64, u32)> {
         self.state.lock().step_downs.clone()
     }
@@ -307,6 +315,21 @@ impl FakeCluster {
         let partition = &state.partitions[partition as usize];
         (partition.leader != Some(node))
             .then_some(pb::NotLeader { leader: partition.leader, term: partition.term })
+    }
+
+    fn get(&self, node: u64, request: &pb::BrokerGetRequest) -> pb::BrokerGetResponse {
+        let elsewhere = self.not_leader(node, request.partition_id).filter(|_| !request.stale);
+        let result = match elsewhere {
+            Some(not_leader) => pb::broker_get_response::Result::NotLeader(not_leader),
+            None => {
+                let mut state = self.state.lock();
+                // The gateway itself reads what the system group holds.
+                state.gets[node as usize] += u64::from(request.partition_id > 0);
+                let record = state.partitions[request.partition_id as usize].records.get(&request.key);
+                pb::broker_get_response::Result::Found(pb::Found { record: record.cloned() })
+            }
+        };
+        pb::BrokerGetResponse { result: Some(result) }
     }
 
     /// `None`: no answer.
@@ -445,6 +468,7 @@ fn breakable<T: Send + 'static>(
 #[tonic::async_trait]
 impl Broker for FakeBroker {
     type WriteStream = ServerStream<pb::WriteResultFrame>;
+    type GetsStream = ServerStream<pb::GetResponseFrame>;
     type WatchStream = ServerStream<pb::BrokerWatchResponse>;
     type WatchStatusStream = ServerStream<pb::BrokerStatus>;
 
@@ -474,19 +498,26 @@ impl Broker for FakeBroker {
         request: Request<pb::BrokerGetRequest>,
     ) -> Result<Response<pb::BrokerGetResponse>, Status> {
         self.cluster.check_alive(self.node)?;
-        let request = request.into_inner();
-        let elsewhere = self.cluster.not_leader(self.node, request.partition_id).filter(|_| !request.stale);
-        let result = match elsewhere {
-            Some(not_leader) => pb::broker_get_response::Result::NotLeader(not_leader),
-            None => {
-                let mut state = self.cluster.state.lock();
-                // The gateway itself reads what the system group holds.
-                state.gets[self.node as usize] += u64::from(request.partition_id > 0);
-                let record = state.partitions[request.partition_id as usize].records.get(&request.key);
-                pb::broker_get_response::Result::Found(pb::Found { record: record.cloned() })
-            }
-        };
-        Ok(Response::new(pb::BrokerGetResponse { result: Some(result) }))
+        Ok(Response::new(self.cluster.get(self.node, &request.into_inner())))
+    }
+
+    async fn gets(
+        &self,
+        request: Request<Streaming<pb::GetFrame>>,
+    ) -> Result<Response<Self::GetsStream>, Status> {
+        self.cluster.check_alive(self.node)?;
+        if !self.cluster.state.lock().knows_get_streams {
+            return Err(Status::unimplemented("Gets"));
+        }
+        let (node, cluster) = (self.node, self.cluster.clone());
+        let responses = request.into_inner().map(move |frame| {
+            let answer = |asked: pb::TaggedGet| pb::TaggedGetResponse {
+                tag: asked.tag,
+                response: Some(cluster.get(node, &asked.get.unwrap_or_default())),
+            };
+            Ok(pb::GetResponseFrame { responses: frame?.gets.into_iter().map(answer).collect() })
+        });
+        Ok(Response::new(breakable(responses, self.cluster.streams(self.node))))
     }
 
     async fn list(

@@ -52,6 +52,19 @@ async fn stale_reads_spread_over_replicas_and_others_go_to_the_leader() {
 }
 
 #[tokio::test]
+async fn brokers_that_know_no_streams_of_gets_are_read_by_calls() {
+    let harness = Harness::start(3).await;
+    let key = harness.key(2, 3);
+    harness.records().put(put(&key, "a")).await.unwrap();
+    harness.cluster.forget_get_streams();
+    for consistency in [Consistency::Linearizable, Consistency::Stale] {
+        let found = harness.records().get(get(&key, consistency)).await.unwrap().into_inner();
+        assert_eq!(found.record.unwrap().value, Bytes::from_static(b"a"));
+    }
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_read_waits_for_the_next_leader_and_a_stale_one_does_not() {
     let harness = Harness::start(1).await;
     let key = harness.key(1, 1);
