@@ -117,6 +117,16 @@ struct Phase {
     /// Of the gateway, and of the largest broker, at its largest.
     gateway_bytes: f64,
     broker_bytes: f64,
+    /// Processors that gateway and brokers took together, and this process.
+    cluster_cores: f64,
+    own_cores: f64,
+}
+
+impl Phase {
+    /// What a processor of the cluster was good for in a second.
+    fn acknowledged_per_core_second(&self) -> f64 {
+        self.acknowledged_per_s / self.cluster_cores
+    }
 }
 
 struct Measured {
@@ -130,28 +140,37 @@ impl Measured {
         self.overload.acknowledged_per_s / self.peak.acknowledged_per_s
     }
 
+    /// The same, when both are seen for the processors that the cluster had: the loader takes its own from the same machine.
+    fn share_of_peak_per_core(&self) -> f64 {
+        self.overload.acknowledged_per_core_second() / self.peak.acknowledged_per_core_second()
+    }
+
     fn in_words(&self) -> String {
         let line = |name: &str, phase: &Phase| {
             format!(
                 "{name}  asked {:7.0}/s   acknowledged {:7.0}/s   refused {:7.0}/s   p50 {:6.1} ms   p99 {:6.1} ms   gateway \
-                 {:4.0} MiB   broker {:4.0} MiB",
+                 {:4.0} MiB   broker {:4.0} MiB   cores: cluster {:4.2}, loader {:4.2}",
                 phase.offered_per_s,
                 phase.acknowledged_per_s,
                 phase.refused_per_s,
                 phase.p50_ms,
                 phase.p99_ms,
                 phase.gateway_bytes / 1048576.0,
-                phase.broker_bytes / 1048576.0
+                phase.broker_bytes / 1048576.0,
+                phase.cluster_cores,
+                phase.own_cores,
             )
         };
         let failure =
             self.last_failure.as_ref().map(|failure| format!("\nthe last: {failure}")).unwrap_or_default();
         format!(
-            "{}\n{}\n{:.0} % of the peak at {:.1} times its load; {} writes failed otherwise than as overload{failure}",
+            "{}\n{}\n{:.0} % of the peak at {:.1} times its load, {:.0} % of it for each core that the loader left to the cluster; {} \
+             writes failed otherwise than as overload{failure}",
             line("peak    ", &self.peak),
             line("overload", &self.overload),
             self.share_of_peak() * 100.0,
             self.overload.offered_per_s / self.peak.acknowledged_per_s,
+            self.share_of_peak_per_core() * 100.0,
             self.overload.failed,
         )
     }
@@ -162,11 +181,14 @@ impl Measured {
                 "offered_per_s": phase.offered_per_s, "acknowledged_per_s": phase.acknowledged_per_s,
                 "refused_per_s": phase.refused_per_s, "failed": phase.failed, "p50_ms": phase.p50_ms,
                 "p99_ms": phase.p99_ms, "gateway_memory_bytes": phase.gateway_bytes,
-                "broker_memory_bytes": phase.broker_bytes,
+                "broker_memory_bytes": phase.broker_bytes, "cluster_cores": phase.cluster_cores,
+                "loader_cores": phase.own_cores,
             })
         };
-        let share = self.share_of_peak();
-        json!({"peak": phase(&self.peak), "overload": phase(&self.overload), "share_of_peak": share})
+        json!({
+            "peak": phase(&self.peak), "overload": phase(&self.overload), "share_of_peak": self.share_of_peak(),
+            "share_of_peak_per_core": self.share_of_peak_per_core(),
+        })
     }
 }
 
@@ -228,22 +250,32 @@ impl Counts {
     }
 }
 
-/// Warms up, measures, and watches the memory of every process meanwhile.
+/// Warms up, measures, and watches every process meanwhile.
 async fn phase(shared: &Shared, cluster: &LocalCluster, length: Duration) -> Result<Phase, Failure> {
     tokio::time::sleep(WARM_UP).await;
+    let brokers = cluster.plan.ports.brokers.iter().map(|(_, port)| format!("http://127.0.0.1:{port}"));
+    let monitored: Vec<String> = std::iter::once(cluster.monitoring_url()).chain(brokers).collect();
+    let http = Http::new();
+    let before = usages(&http, &monitored).await?;
+    let own = own_cpu_seconds()?;
     let (began, sent) = (Instant::now(), shared.sent.load(Relaxed));
     *shared.counts.lock() = Counts::new()?;
     let mut phase = Phase::default();
-    let http = Http::new();
+    let (mut after, mut watched) = (before.clone(), Duration::ZERO);
     while began.elapsed() < length {
         tokio::time::sleep(MEMORY_INTERVAL.min(length - began.elapsed())).await;
-        phase.gateway_bytes = phase.gateway_bytes.max(memory(&http, &cluster.monitoring_url()).await);
-        for (_, port) in &cluster.plan.ports.brokers {
-            let bytes = memory(&http, &format!("http://127.0.0.1:{port}")).await;
-            phase.broker_bytes = phase.broker_bytes.max(bytes);
+        // One that is too busy to answer now is asked again.
+        if let Ok(usages) = usages(&http, &monitored).await {
+            (after, watched) = (usages, began.elapsed());
         }
+        phase.gateway_bytes = phase.gateway_bytes.max(after[0].bytes);
+        phase.broker_bytes =
+            after[1..].iter().fold(phase.broker_bytes, |most, broker| most.max(broker.bytes));
     }
     let seconds = began.elapsed().as_secs_f64();
+    let cpu_seconds = |usages: &[Usage]| usages.iter().map(|usage| usage.cpu_seconds).sum::<f64>();
+    phase.cluster_cores = (cpu_seconds(&after) - cpu_seconds(&before)) / watched.as_secs_f64();
+    phase.own_cores = (own_cpu_seconds()? - own) / seconds;
     let counts = shared.counts.lock();
     phase.offered_per_s = (shared.sent.load(Relaxed) - sent) as f64 / seconds;
     phase.acknowledged_per_s = counts.acknowledged as f64 / seconds;
@@ -258,10 +290,29 @@ async fn phase(shared: &Shared, cluster: &LocalCluster, length: Duration) -> Res
     Ok(phase)
 }
 
-/// Resident bytes of the process that is scraped there; 0 when it does not answer.
-async fn memory(http: &Http, monitoring: &str) -> f64 {
-    let Ok(scraped) = http.get(&format!("{monitoring}/actuator/prometheus")).await else { return 0.0 };
-    samples(&scraped.text(), "process_resident_memory_bytes").iter().map(|sample| sample.value).sum()
+/// What a process of the cluster has taken of the machine.
+#[derive(Clone)]
+struct Usage {
+    /// In RAM.
+    bytes: f64,
+    cpu_seconds: f64,
+}
+
+async fn usages(http: &Http, monitored: &[String]) -> Result<Vec<Usage>, Failure> {
+    let scrapes = monitored.iter().map(async |url| {
+        let text = http.get(&format!("{url}/actuator/prometheus")).await?.text();
+        let value = |name| samples(&text, name).iter().map(|sample| sample.value).sum();
+        Ok(Usage {
+            bytes: value("process_resident_memory_bytes"),
+            cpu_seconds: value("process_cpu_seconds_total"),
+        })
+    });
+    futures::future::try_join_all(scrapes).await
+}
+
+fn own_cpu_seconds() -> Result<f64, Failure> {
+    let usage = evenkeel_process_metrics::Usage::now();
+    Ok(usage.map_err(|error| anyhow!("/proc/self/stat: {error}"))?.cpu_seconds)
 }
 
 async fn closed_loop(shared: Arc<Shared>) {
