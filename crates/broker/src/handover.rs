@@ -35,6 +35,9 @@ pub enum Purpose {
     Shutdown,
 }
 
+/// How long a transfer waits for the writes under way to become few. They go on meanwhile.
+const FEW_WRITES_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Knows how to hand any of this broker's leaderships over.
 #[derive(Clone)]
 pub struct Handover {
@@ -208,6 +211,8 @@ impl Handover {
             let reason = format!("broker {target} is not in [cluster] brokers");
             return Attempt { outcome: Outcome::Unreachable(reason), spent: Spent::default() };
         };
+        let throttle = replica.inflow.throttle();
+        throttle.few(FEW_WRITES_PATIENCE).await;
         let mut metrics = replica.raft.metrics();
         let (mut transfer, mut effects) = Transfer::new(replica.me, target, epoch.term, limits, clock::now());
         let mut running: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();

@@ -21,6 +21,7 @@ mod exporting_http;
 mod gets;
 mod handover;
 mod http_export;
+mod inflow;
 mod json_lines;
 mod layout;
 mod leadership;

@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::clock;
 use crate::distribution::Replica as Member;
+use crate::inflow::Inflow;
 use crate::leadership::{Commits, Leadership, Tenure};
 use crate::metric_definitions::ReplicaMetrics;
 use crate::network::Awaited;
@@ -66,6 +67,7 @@ pub struct Replica {
     awaited: Awaited,
     pub commits: Commits,
     gate: Arc<RwLock<()>>,
+    pub inflow: Inflow,
     transfer: Arc<Mutex<()>>,
     /// Term in which a transfer was given up after its target had been told to stand: the target might still
     /// win, with the lease set aside, so this leadership answers reads only after asking a majority.
@@ -100,6 +102,7 @@ impl Replica {
             awaited,
             commits: Commits::default(),
             gate: Arc::default(),
+            inflow: Inflow::default(),
             transfer: Arc::default(),
             lease_void_in_term: AtomicU64::new(0),
         }
@@ -138,9 +141,11 @@ impl Replica {
         NotLeader { leader: forward.leader_id, term: self.raft.metrics().borrow_watched().current_term }
     }
 
-    /// Proposes commands, in order, and answers each once it is applied. Waits at the gate during a transfer.
+    /// Proposes commands, in order, and answers each once it is applied. Waits for its turn before a transfer, and at the
+    /// gate during one.
     pub async fn write(&self, commands: Vec<Command>, mut answer: impl FnMut(usize, Answer)) {
         let total = commands.len();
+        let _under_way = self.inflow.enter(total).await;
         self.renew_lapsed_lease().await;
         let _open = self.gate.read().await;
         let mut results = match self.raft.client_write_many(commands).await {
