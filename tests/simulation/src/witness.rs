@@ -182,8 +182,13 @@ impl Witness {
     /// A transfer was answered as done.
     pub fn claimed(&mut self, partition: u32, term: u64, to: u64) {
         self.count("transfers");
-        let led = self.epochs.keys().any(|&(p, t, node)| p == partition && t > term && node == to);
-        if !led {
+        let seen = self.epochs.keys().any(|&(p, t, node)| p == partition && t > term && node == to);
+        // One that stops within the moment in which it won leaves its first entry behind.
+        let proposed = |replica: &Observed| {
+            let own = replica.flushed.is_some_and(|(epoch, _)| epoch.term > term && epoch.node.0 == to);
+            replica.partition.0 == partition && own
+        };
+        if !seen && !self.replicas().iter().any(|(_, replica)| proposed(replica)) {
             self.fail(format!(
                 "partition {partition}: transferred from term {term} to broker {to}, it was said, but that never led since"
             ));
