@@ -4,8 +4,14 @@
 
 use std::process::{Command, Output};
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel-simulation"));
+    command.args(arguments);
+    command
+}
+
 fn simulate(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_evenkeel-simulation")).args(arguments).output().unwrap()
+    command(arguments).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -23,9 +29,9 @@ fn clusters_keep_their_promises_whatever_the_seed() {
 }
 
 #[test]
-fn a_seed_gives_the_same_run_every_time() {
-    let run = || {
-        let ran = simulate(&["seed", "7", "--seconds", "15", "--trace"]);
+fn a_seed_gives_the_same_run_every_time_logged_or_not() {
+    let run = |mut command: Command| {
+        let ran = command.output().unwrap();
         let told = text(&ran);
         assert!(ran.status.success(), "{told}");
         // All but how long it took in real time.
@@ -35,11 +41,17 @@ fn a_seed_gives_the_same_run_every_time() {
         assert!(trace.lines().count() > 100, "{told}");
         (trace, verdict)
     };
-    let (first, again) = (run(), run());
+    let traced = || command(&["seed", "7", "--seconds", "15", "--trace"]);
+    let (first, again) = (run(traced()), run(traced()));
     for (one, other) in first.0.lines().zip(again.0.lines()) {
         assert_eq!(one, other, "the first line that differs");
     }
     assert_eq!(first, again);
+    let mut logged = traced();
+    logged.env("EVENKEEL_LOG", "evenkeel_broker=info");
+    let (trace_and_log, verdict) = run(logged);
+    assert!(trace_and_log.contains("INFO"), "{trace_and_log}");
+    assert_eq!(verdict, first.1);
 }
 
 #[test]
