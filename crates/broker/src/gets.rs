@@ -71,7 +71,7 @@ impl Getter {
                 // The room bounds the tasks: each holds some of it.
                 match self.room.for_reads(gets.len()) {
                     Some(room) => drop(tokio::spawn(self.clone().answer(partition, stale, gets, room))),
-                    None => self.refuse(gets, &Answer::Refused(too_many_reads())).await,
+                    None => self.refuse(&gets, &Answer::Refused(too_many_reads())).await,
                 }
             }
         }
@@ -79,48 +79,44 @@ impl Getter {
 
     async fn answer(self, partition: u32, stale: bool, gets: Vec<(u64, Bytes)>, _room: OwnedSemaphorePermit) {
         match readable(&self.replicas, partition, stale).await {
-            Ok(replica) => self.read(&replica, gets).await,
-            Err(ReadRefusal::NotLeader(not)) => self.refuse(gets, &Answer::NotLeader(not)).await,
-            Err(ReadRefusal::Refused(refused)) => self.refuse(gets, &Answer::Refused(refused)).await,
+            Ok(replica) => self.read(&replica, gets.into()).await,
+            Err(ReadRefusal::NotLeader(not)) => self.refuse(&gets, &Answer::NotLeader(not)).await,
+            Err(ReadRefusal::Refused(refused)) => self.refuse(&gets, &Answer::Refused(refused)).await,
         }
     }
 
     /// Off the runtime: usually some microseconds each, but fjall lets readers wait while it adds a table.
-    async fn read(&self, replica: &Arc<Replica>, mut gets: Vec<(u64, Bytes)>) {
-        while !gets.is_empty() {
-            let tags: Vec<u64> = gets.iter().map(|(tag, _)| *tag).collect();
-            match replica.reader.off_runtime(move |reader| read_some(reader, gets)).await {
-                Ok((group, rest)) => {
-                    // The gateway has gone: nobody needs the rest.
-                    if self.answers.send(group).await.is_err() {
-                        return;
-                    }
-                    gets = rest;
-                }
+    async fn read(&self, replica: &Arc<Replica>, gets: Arc<[(u64, Bytes)]>) {
+        let mut done = 0;
+        while done < gets.len() {
+            let asked = Arc::clone(&gets);
+            let group = replica.reader.off_runtime(move |reader| read_some(reader, &asked[done..])).await;
+            let (read, sent) = match group {
+                Ok(group) => (group.1.len(), self.answers.send(group).await),
                 Err(error) => {
                     let error = Answer::Refused(refused(Reason::Storage, error.to_string()));
-                    return self
-                        .refuse(tags.into_iter().map(|tag| (tag, Bytes::new())).collect(), &error)
-                        .await;
+                    return self.refuse(&gets[done..], &error).await;
                 }
+            };
+            // The gateway has gone: nobody needs the rest.
+            if sent.is_err() {
+                return;
             }
+            done += read;
         }
     }
 
-    async fn refuse(&self, gets: Vec<(u64, Bytes)>, answer: &Answer) {
-        let responses = gets.into_iter().map(|(tag, _)| tagged(tag, answer.clone())).collect();
+    async fn refuse(&self, gets: &[(u64, Bytes)], answer: &Answer) {
+        let responses = gets.iter().map(|(tag, _)| tagged(*tag, answer.clone())).collect();
         // Nobody is there to be told when this fails.
         let _ = self.answers.send((0, responses)).await;
     }
 }
 
-/// The answers to the first of these gets, and the gets that are left.
-fn read_some(reader: &PartitionReader, mut gets: Vec<(u64, Bytes)>) -> (Group, Vec<(u64, Bytes)>) {
+/// The answers to the first of these gets: as many as fit, and one at least.
+fn read_some(reader: &PartitionReader, gets: &[(u64, Bytes)]) -> Group {
     let (mut bytes, mut responses) = (0, Vec::with_capacity(gets.len()));
-    for (tag, key) in &gets {
-        if bytes >= ANSWER_BYTES_MAX {
-            break;
-        }
+    for (tag, key) in gets {
         let answer = match reader.get(key) {
             Ok(record) => Answer::Found(pb::Found { record }),
             Err(error) => Answer::Refused(refused(Reason::Storage, error.to_string())),
@@ -128,9 +124,11 @@ fn read_some(reader: &PartitionReader, mut gets: Vec<(u64, Bytes)>) -> (Group, V
         let response = tagged(*tag, answer);
         bytes += response.encoded_len();
         responses.push(response);
+        if bytes >= ANSWER_BYTES_MAX {
+            break;
+        }
     }
-    let rest = gets.split_off(responses.len());
-    ((bytes, responses), rest)
+    (bytes, responses)
 }
 
 fn tagged(tag: u64, answer: Answer) -> pb::TaggedGetResponse {

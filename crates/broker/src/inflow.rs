@@ -36,15 +36,9 @@ pub struct Throttle<'a>(&'a Inflow);
 impl Inflow {
     /// Lets so many writes in together: at once, or while throttled once fewer than [`FEW`] are under way.
     pub async fn enter(&self, writes: usize) -> UnderWay<'_> {
-        loop {
-            let answered = self.answered.notified();
-            let mut answered = std::pin::pin!(answered);
-            // From here on nothing is missed.
-            answered.as_mut().enable();
-            if let Some(entered) = self.try_enter(writes) {
-                return entered;
-            }
-            answered.await;
+        match self.try_enter(writes) {
+            Some(entered) => entered,
+            None => self.when_answered(|| self.try_enter(writes)).await,
         }
     }
 
@@ -66,22 +60,25 @@ impl Inflow {
     fn are_few(&self) -> bool {
         self.state.lock().under_way <= FEW
     }
+
+    /// Tries now, and again whenever writes were answered, until there is something.
+    async fn when_answered<T>(&self, attempt: impl Fn() -> Option<T>) -> T {
+        loop {
+            let mut answered = std::pin::pin!(self.answered.notified());
+            // From here on nothing is missed.
+            answered.as_mut().enable();
+            if let Some(done) = attempt() {
+                return done;
+            }
+            answered.await;
+        }
+    }
 }
 
 impl Throttle<'_> {
     /// Returns when few writes are under way, or after `patience`.
     pub async fn few(&self, patience: Duration) {
-        let few = async {
-            loop {
-                let answered = self.0.answered.notified();
-                let mut answered = std::pin::pin!(answered);
-                answered.as_mut().enable();
-                if self.0.are_few() {
-                    return;
-                }
-                answered.await;
-            }
-        };
+        let few = self.0.when_answered(|| self.0.are_few().then_some(()));
         // Whoever closes the gate then finds out how long the rest takes.
         let _ = tokio::time::timeout(patience, few).await;
     }

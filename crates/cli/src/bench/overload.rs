@@ -273,6 +273,9 @@ async fn phase(shared: &Shared, cluster: &LocalCluster, length: Duration) -> Res
             after[1..].iter().fold(phase.broker_bytes, |most, broker| most.max(broker.bytes));
     }
     let seconds = began.elapsed().as_secs_f64();
+    if watched.is_zero() {
+        return Err(anyhow!("a process of the cluster did not tell its metrics all the while").into());
+    }
     let cpu_seconds = |usages: &[Usage]| usages.iter().map(|usage| usage.cpu_seconds).sum::<f64>();
     phase.cluster_cores = (cpu_seconds(&after) - cpu_seconds(&before)) / watched.as_secs_f64();
     phase.own_cores = (own_cpu_seconds()? - own) / seconds;
